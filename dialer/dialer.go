@@ -1,0 +1,118 @@
+// Package dialer dials like net.Dialer and tracks what it dialed, so that a
+// connection that leaks or gets stuck is reported with the line that dialed it.
+package dialer
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+
+	"github.com/tcpstate/tcpstate-go/tcpstate"
+)
+
+// Dialer dials as NetDialer does and returns tracked connections. The zero
+// value dials like the zero net.Dialer and tracks with tcpstate.Default.
+//
+// Errors are those of the dialer below, unchanged. Connections that are not
+// TCP come back untouched. The methods may be called concurrently; the fields
+// must not change meanwhile.
+type Dialer struct {
+	// NetDialer does the dialing. Nil means the zero net.Dialer.
+	NetDialer *net.Dialer
+
+	// Tracker watches the connections. Nil means tcpstate.Default().
+	Tracker *tcpstate.Tracker
+
+	// Name is the name of these connections in reports and metrics:
+	// "payments", "cache". It should say what is at the other end.
+	Name string
+
+	// Expect declares what is normal for these connections.
+	Expect tcpstate.Expect
+
+	// NoWrap returns the plain *net.TCPConn, for clients that assert the type
+	// (gRPC, MySQL). Reads of the application are then not seen: a finding
+	// cannot say who read the end of the stream.
+	NoWrap bool
+}
+
+// Dial connects to address, as net.Dialer.Dial does.
+func (d *Dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+// DialContext connects to address, as net.Dialer.DialContext does. A TCP
+// connection is returned as a *tcpstate.Conn, or with NoWrap as the
+// *net.TCPConn it is.
+func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return d.dial(ctx, network, address, d.netDialer().DialContext)
+}
+
+// DialTLS connects to address and makes a TLS handshake, as tls.Dialer does: a
+// config without ServerName gets it from address, and a connection whose
+// handshake fails is closed.
+func (d *Dialer) DialTLS(ctx context.Context, network, address string, config *tls.Config) (*tls.Conn, error) {
+	nd := d.netDialer()
+	if nd.Timeout != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, nd.Timeout)
+		defer cancel()
+	}
+	if !nd.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, nd.Deadline)
+		defer cancel()
+	}
+	raw, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if config == nil {
+		config = new(tls.Config)
+	}
+	if config.ServerName == "" {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			host = address
+		}
+		config = config.Clone()
+		config.ServerName = host
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// DialFunc is the form in which most clients take a dialer.
+type DialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Wrap returns a dial function that dials with dial and tracks the result, for
+// a client that has its own idea of how to dial: its timeouts, proxies and TLS
+// stay. Where dial returns a wrapper of a TCP connection that tells so by a
+// NetConn method, like *tls.Conn, the connection below is watched and the
+// result is returned as it is.
+func (d *Dialer) Wrap(dial DialFunc) DialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		return d.dial(ctx, network, address, dial)
+	}
+}
+
+func (d *Dialer) dial(ctx context.Context, network, address string, dial DialFunc) (net.Conn, error) {
+	t := d.Tracker
+	if t == nil {
+		t = tcpstate.Default()
+	}
+	dialing := t.BeginDial(ctx, network, tcpstate.Origin{Name: d.Name, Target: address, Expect: d.Expect})
+	conn, err := dial(ctx, network, address)
+	return dialing.Done(conn, err, !d.NoWrap), err
+}
+
+func (d *Dialer) netDialer() *net.Dialer {
+	if d.NetDialer != nil {
+		return d.NetDialer
+	}
+	return new(net.Dialer)
+}

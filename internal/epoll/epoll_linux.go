@@ -1,0 +1,178 @@
+package epoll
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// past is a deadline that has always gone by, also in a program whose clock
+// stands at the epoch.
+var past = time.Unix(1, 0)
+
+// Poller is an epoll instance whose own descriptor is polled by Go's runtime:
+// epoll descriptors can be nested (epoll(7)), so a waiting goroutine costs no
+// OS thread.
+type Poller struct {
+	file *os.File
+	raw  syscall.RawConn
+	fd   int // valid while file is open; used by Add and Del under ctl
+
+	buf  [128]unix.EpollEvent // owned by Wait
+	n    int                  // owned by Wait
+	werr error                // owned by Wait
+	fn   func(fd uintptr) bool
+
+	ctl    sync.RWMutex // held for reading by Add and Del, for writing by Close
+	closed bool         // guarded by ctl
+
+	mu    sync.Mutex // guards woken and the read deadline
+	woken bool
+}
+
+// New opens a poller.
+func New() (*Poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	// NewFile hands a non-blocking descriptor to the runtime's poller.
+	f := os.NewFile(uintptr(fd), "epoll")
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	p := &Poller{file: f, raw: raw, fd: fd}
+	p.fn = func(fd uintptr) bool {
+		for {
+			p.n, p.werr = unix.EpollWait(int(fd), p.buf[:], 0)
+			if p.werr != unix.EINTR {
+				break
+			}
+		}
+		return p.n > 0 || p.werr != nil
+	}
+	// A descriptor that the runtime does not poll would block for ever in
+	// Wait: find out now.
+	if err := f.SetReadDeadline(past); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Wait appends events to evs until at least one came, the wait (negative: no
+// limit) has passed or Wake was called. Only one goroutine may call Wait.
+func (p *Poller) Wait(wait time.Duration, evs []Event) ([]Event, error) {
+	p.mu.Lock()
+	if !p.woken {
+		var dl time.Time
+		if wait >= 0 {
+			dl = time.Now().Add(wait)
+		}
+		p.file.SetReadDeadline(dl)
+	}
+	p.mu.Unlock()
+
+	p.n, p.werr = 0, nil
+	err := p.raw.Read(p.fn)
+
+	p.mu.Lock()
+	p.woken = false
+	p.mu.Unlock()
+
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		// The deadline of a Wake hides events that are ready: look once more.
+		if p.raw.Control(func(fd uintptr) { p.fn(fd) }) != nil {
+			return evs, ErrClosed
+		}
+	case err != nil:
+		return evs, ErrClosed
+	}
+	if p.werr != nil {
+		return evs, os.NewSyscallError("epoll_wait", p.werr)
+	}
+	for i := range p.buf[:max(p.n, 0)] {
+		evs = append(evs, fromKernel(&p.buf[i]))
+	}
+	return evs, nil
+}
+
+// Wake makes the current or the next Wait return at once.
+func (p *Poller) Wake() {
+	p.mu.Lock()
+	if !p.woken {
+		p.woken = true
+		p.file.SetReadDeadline(past)
+	}
+	p.mu.Unlock()
+}
+
+// Add watches fd for the peer's FIN, hang-up and errors, edge-triggered:
+// level-triggered EPOLLRDHUP would fire for as long as a CLOSE-WAIT lasts.
+// Without EPOLLIN, data does not wake the poller. A condition that holds
+// already is reported at once.
+func (p *Poller) Add(fd uintptr, token uint64) error {
+	p.ctl.RLock()
+	defer p.ctl.RUnlock()
+	if p.closed {
+		return ErrClosed
+	}
+	var ev unix.EpollEvent
+	toKernel(&ev, token)
+	err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, int(fd), &ev)
+	if err == unix.ENOSPC {
+		return ErrFull
+	}
+	return os.NewSyscallError("epoll_ctl", err)
+}
+
+// Del ends the watch of fd. It is needed before every close: a duplicate of
+// the descriptor, made by File, would keep the watch alive.
+func (p *Poller) Del(fd uintptr) error {
+	p.ctl.RLock()
+	defer p.ctl.RUnlock()
+	if p.closed {
+		return nil // the kernel dropped every watch with the epoll instance
+	}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, int(fd), nil))
+}
+
+// Close ends Wait and drops all watches.
+func (p *Poller) Close() error {
+	p.ctl.Lock()
+	p.closed = true
+	p.ctl.Unlock()
+	return p.file.Close()
+}
+
+// The kernel's event carries 64 bits of user data; x/sys names the halves Fd
+// and Pad.
+func toKernel(ev *unix.EpollEvent, token uint64) {
+	ev.Events = unix.EPOLLRDHUP | unix.EPOLLET
+	ev.Fd, ev.Pad = int32(uint32(token)), int32(uint32(token>>32))
+}
+
+func fromKernel(ev *unix.EpollEvent) Event {
+	e := Event{Token: uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32}
+	if ev.Events&unix.EPOLLRDHUP != 0 {
+		e.Flags |= ReadHup
+	}
+	if ev.Events&unix.EPOLLHUP != 0 {
+		e.Flags |= Hup
+	}
+	if ev.Events&unix.EPOLLERR != 0 {
+		e.Flags |= Err
+	}
+	return e
+}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package epoll
+
+import "errors"
+
+// New fails: epoll is a facility of Linux.
+func New() (*Blind, error) { return nil, errors.ErrUnsupported }

@@ -1,0 +1,34 @@
+// Package tcpinfo asks the kernel about a TCP socket by its descriptor.
+//
+// Every function must be called inside syscall.RawConn.Control, which keeps
+// the descriptor from being closed and reused meanwhile. None of them reads a
+// byte of the stream, consumes the socket's pending error, or allocates unless
+// it fails. Everywhere but on Linux they return an error that matches
+// errors.ErrUnsupported.
+package tcpinfo
+
+// MaxSize is a buffer size for Get with room for fields that future kernels
+// add: Linux 6.18 writes 280 bytes.
+const MaxSize = 512
+
+// Get writes the struct tcp_info of fd to buf and returns how many bytes the
+// kernel filled, which depends on the kernel and is at most len(buf).
+func Get(fd uintptr, buf []byte) (n int, err error) { return get(fd, buf) }
+
+// State returns the kernel's number of the state of fd. It saves copying and
+// decoding, not the collecting of the rest of tcp_info.
+func State(fd uintptr) (uint8, error) { return state(fd) }
+
+// Queues returns the bytes the application has not read and the bytes that the
+// peer has not acknowledged, sent or not. The peer's FIN is not counted in
+// recv, except on a Multipath TCP socket. A listening socket has no queues and
+// gives EINVAL.
+func Queues(fd uintptr) (recv, send int, err error) { return queues(fd) }
+
+// MPTCP reports whether fd uses Multipath TCP and did not fall back to plain
+// TCP. It is false before Linux 5.16, which cannot be asked.
+func MPTCP(fd uintptr) bool { return mptcp(fd) }
+
+// NotTCP reports whether err, which Get, State or Queues returned for fd, means
+// that fd is no TCP socket, rather than that the question failed.
+func NotTCP(fd uintptr, err error) bool { return notTCP(fd, err) }

@@ -1,0 +1,213 @@
+package tcpstate
+
+import (
+	"io"
+	"net"
+	"os"
+	"reflect"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// Conn is a tracked TCP connection. It embeds the connection it tracks, so
+// everything that works with a *net.TCPConn works here: splice, sendfile and
+// writev, half-close, socket options, deadlines.
+//
+// The methods that are overridden do what the embedded ones do, return what
+// they return, and remember what happened. Write is not among them: bytes,
+// ages and queues come from the kernel.
+//
+// Code that needs the concrete type gets it from NetConn; closing that one is
+// noticed, too.
+type Conn struct {
+	*net.TCPConn
+	e *entry // nil: not tracked
+}
+
+// What callers look for by type assertion.
+var _ interface {
+	net.Conn
+	io.ReaderFrom
+	io.WriterTo
+	syscall.Conn
+	CloseRead() error
+	CloseWrite() error
+	NetConn() net.Conn
+	File() (*os.File, error)
+	SetKeepAliveConfig(net.KeepAliveConfig) error
+} = (*Conn)(nil)
+
+// NetConn returns the *net.TCPConn below.
+func (c *Conn) NetConn() net.Conn { return c.TCPConn }
+
+// Watch returns what the tracker knows of the connection. It is nil, which
+// every method of Watch accepts, when the connection is not tracked.
+func (c *Conn) Watch() *Watch {
+	if c.e == nil {
+		return nil
+	}
+	return &Watch{e: c.e}
+}
+
+// Read reads as *net.TCPConn does. It remembers when, and the line of code
+// that got io.EOF or an error.
+func (c *Conn) Read(b []byte) (int, error) {
+	if c.e == nil {
+		return c.TCPConn.Read(b)
+	}
+	c.e.entered()
+	n, err := c.TCPConn.Read(b)
+	if err != nil {
+		c.e.readEnded(err)
+	}
+	return n, err
+}
+
+// WriteTo implements io.WriterTo, as *net.TCPConn does.
+func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	if c.e == nil {
+		return c.TCPConn.WriteTo(w)
+	}
+	c.e.copyBegins()
+	n, err := c.TCPConn.WriteTo(w)
+	c.e.copyEnded(err, false)
+	return n, err
+}
+
+// ReadFrom implements io.ReaderFrom, as *net.TCPConn does. A source that is a
+// Conn, bare or in an io.LimitedReader, is handed on as the *net.TCPConn that
+// splice(2) asks for.
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
+	switch src := r.(type) {
+	case *Conn:
+		if src == nil || src.e == nil {
+			break
+		}
+		src.e.copyBegins()
+		n, err := c.TCPConn.ReadFrom(src.TCPConn)
+		src.e.copyEnded(err, false)
+		return n, err
+	case *io.LimitedReader:
+		inner, ok := src.R.(*Conn)
+		if !ok || inner == nil || inner.e == nil {
+			break
+		}
+		lr := &io.LimitedReader{R: inner.TCPConn, N: src.N}
+		inner.e.copyBegins()
+		n, err := c.TCPConn.ReadFrom(lr)
+		src.N = lr.N
+		inner.e.copyEnded(err, lr.N <= 0)
+		return n, err
+	}
+	return c.TCPConn.ReadFrom(r)
+}
+
+// copyBegins marks the connection as being read from, for as long as a copy
+// runs: with splice, Read is never called.
+func (e *entry) copyBegins() {
+	e.flags.Or(flagCopied)
+	e.copying.Add(1)
+	e.entered()
+}
+
+// copyEnded notes how a copy ended. One that ended without error, and not at
+// its limit, has read the end of the stream.
+func (e *entry) copyEnded(err error, limited bool) {
+	e.copying.Add(-1)
+	e.entered()
+	if err == nil && !limited {
+		e.readEnded(io.EOF)
+	}
+}
+
+// Close closes the connection. The second and every later Close returns what
+// *net.TCPConn returns and counts nothing.
+func (c *Conn) Close() error {
+	if c.e == nil || !c.e.closing() {
+		return c.TCPConn.Close()
+	}
+	err := c.TCPConn.Close()
+	c.e.t.ended(c.e)
+	return err
+}
+
+// CloseRead shuts down the reading side.
+func (c *Conn) CloseRead() error { return c.shutdown(flagCloseRead, c.TCPConn.CloseRead) }
+
+// CloseWrite shuts down the writing side.
+func (c *Conn) CloseWrite() error { return c.shutdown(flagCloseWrite, c.TCPConn.CloseWrite) }
+
+// shutdown sets flag before the call: the peer's answer to our FIN may be
+// noticed before the call returns.
+func (c *Conn) shutdown(flag uint32, f func() error) error {
+	if c.e == nil {
+		return f()
+	}
+	before := c.e.flags.Or(flag)
+	err := f()
+	if err != nil && before&flag == 0 {
+		c.e.flags.And(^flag)
+	}
+	return err
+}
+
+// SetKeepAlive sets SO_KEEPALIVE.
+func (c *Conn) SetKeepAlive(keepalive bool) error {
+	c.remember(flagKeepAlive)
+	return c.TCPConn.SetKeepAlive(keepalive)
+}
+
+// SetKeepAlivePeriod sets the time between keepalive probes.
+func (c *Conn) SetKeepAlivePeriod(d time.Duration) error {
+	c.remember(flagKeepAlive)
+	return c.TCPConn.SetKeepAlivePeriod(d)
+}
+
+// SetKeepAliveConfig configures keepalive.
+func (c *Conn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
+	c.remember(flagKeepAlive)
+	return c.TCPConn.SetKeepAliveConfig(config)
+}
+
+// SetLinger sets what Close does with data not yet sent.
+func (c *Conn) SetLinger(sec int) error {
+	c.remember(flagLinger)
+	return c.TCPConn.SetLinger(sec)
+}
+
+// File returns a duplicate of the descriptor. Closing the connection does not
+// close the duplicate, and the tracker does not watch it.
+func (c *Conn) File() (*os.File, error) {
+	c.remember(flagFile)
+	return c.TCPConn.File()
+}
+
+func (c *Conn) remember(flag uint32) {
+	if c.e != nil {
+		c.e.flags.Or(flag)
+	}
+}
+
+// SyscallConn returns the RawConn of the connection below. While it is
+// referenced, the connection does not count as dropped.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) {
+	raw, err := c.TCPConn.SyscallConn()
+	if err == nil && c.e != nil {
+		keepWith(raw, c.TCPConn)
+	}
+	return raw, err
+}
+
+// keepWith keeps conn alive as long as raw, which holds only the descriptor of
+// conn. A struct that embeds raw and holds conn would do the same, but os and
+// net look for methods on raw's own type and copy in user space without them.
+// Instead, a cleanup that does nothing takes conn for its argument: the runtime
+// holds the argument until raw is unreachable.
+func keepWith(raw syscall.RawConn, conn *net.TCPConn) {
+	v := reflect.ValueOf(raw)
+	if v.Kind() != reflect.Pointer || v.IsNil() {
+		return
+	}
+	runtime.AddCleanup((*byte)(v.UnsafePointer()), func(*net.TCPConn) {}, conn)
+}

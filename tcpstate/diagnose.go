@@ -1,0 +1,137 @@
+package tcpstate
+
+import "time"
+
+// This file judges. It is pure: facts in, verdict out, no clock and no I/O.
+
+// facts is everything that is known of one connection at one moment. Times are
+// nanoseconds of the loop's clock.
+type facts struct {
+	now    int64
+	role   Role
+	blind  bool // not wrapped: the application's reads are not seen
+	hist   history
+	before State // last state before CLOSE
+
+	finAt, deadAt, progressAt int64
+	sample                    sample
+
+	everRead  bool
+	everWrote bool
+	copying   bool       // io.Copy reads from the connection now
+	lastRead  readResult // how the last Read ended, when none followed
+	readErr   readResult // the gravest end of a Read so far
+	using     bool       // a use is in progress
+	open      bool       // a finding is open already
+	pooled    bool
+	halfClose bool
+
+	closeWait, deadSocket time.Duration
+}
+
+// verdict is the judgement of one connection. An empty kind means that nothing
+// is wrong yet; due is when that changes if nothing happens, 0 for never.
+type verdict struct {
+	kind  Kind
+	cause string
+	since int64
+	due   int64
+}
+
+// inventoryDelay keeps a connection that is closed as soon as its owner gets
+// round to it out of the inventory.
+const inventoryDelay = int64(time.Second)
+
+func diagnose(f *facts) verdict {
+	switch {
+	case f.hist.dead:
+		return f.dead()
+	case f.hist.fin:
+		return f.passiveClose()
+	}
+	return verdict{}
+}
+
+// passiveClose judges a connection whose peer has sent its FIN.
+func (f *facts) passiveClose() verdict {
+	if f.halfClose || f.hist.closeRead && f.blind {
+		return verdict{}
+	}
+	if f.idle() {
+		return f.after(f.finAt+inventoryDelay, verdict{kind: KindCloseWaitIdleInPool, since: f.finAt})
+	}
+	if f.copying {
+		// io.Copy is waiting for its destination; it will see the end when that
+		// takes what came before. Look again.
+		return verdict{due: f.now + int64(suspectInterval)}
+	}
+	v := verdict{since: f.finAt}
+	switch {
+	case f.using && f.role == Client && (f.readErr != readEOF || f.sample.recvQueue > 0):
+		v.kind = KindCloseWaitUnreadBody
+	case f.readErr == readEOF:
+		v.kind = KindCloseWaitEOFSeen
+	case f.lastRead != readNothing && !f.using:
+		v.kind = KindCloseWaitErrorPath
+	case f.role == Server && !f.blind && !f.everRead && !f.everWrote:
+		v.kind = KindCloseWaitNeverRead
+	default:
+		v.kind = KindCloseWaitNotReading
+	}
+	return f.afterGrace(f.finAt, f.closeWait, v)
+}
+
+// dead judges a connection that the kernel has ended while its descriptor is
+// held.
+func (f *facts) dead() verdict {
+	if f.hist.pending {
+		return verdict{due: f.now + int64(suspectInterval)}
+	}
+	cause := f.hist.end.String()
+	if f.idle() {
+		return f.after(f.deadAt+inventoryDelay, verdict{kind: KindCloseWaitIdleInPool, cause: cause, since: f.since()})
+	}
+	v := verdict{kind: KindLeakDeadSocket, cause: cause, since: f.since()}
+	if f.open {
+		return v // the same bug as before, seen more sharply
+	}
+	return f.afterGrace(f.deadAt, f.deadSocket, v)
+}
+
+// since is when the peer closed, or else when the connection died.
+func (f *facts) since() int64 {
+	if f.hist.fin && f.finAt != 0 {
+		return f.finAt
+	}
+	return f.deadAt
+}
+
+// idle reports whether the connection lies in a pool, as declared, or looks
+// like it: a client whose exchange is complete and who is not told of by
+// anybody. A deadline that ended the last Read is no sign of an owner: pools
+// check their connections that way.
+func (f *facts) idle() bool {
+	if f.role != Client || f.using || f.copying {
+		return false
+	}
+	if f.pooled {
+		return true
+	}
+	return f.sample.complete() && f.readErr != readEOF && !f.lastRead.fatal()
+}
+
+// afterGrace returns v once grace has passed since from and since the last
+// progress.
+func (f *facts) afterGrace(from int64, grace time.Duration, v verdict) verdict {
+	if grace == off {
+		return verdict{}
+	}
+	return f.after(max(from, f.progressAt)+int64(grace), v)
+}
+
+func (f *facts) after(due int64, v verdict) verdict {
+	if f.now < due {
+		return verdict{due: due}
+	}
+	return v
+}

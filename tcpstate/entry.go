@@ -1,0 +1,237 @@
+package tcpstate
+
+import (
+	"errors"
+	"io"
+	"math"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/tcpstate/tcpstate-go/internal/sites"
+)
+
+// entry is what the tracker knows of one connection. It holds plain data and
+// the RawConn, which does not point back to the *net.TCPConn: never the
+// connection, its wrapper or a context, so that an unreachable connection is
+// collected as if nobody watched it.
+type entry struct {
+	t      *Tracker
+	id     uint64
+	series *series // never nil
+
+	// Written by the data path, read by the loop.
+	readEpoch atomic.Uint64 // epoch of the last Read; 0 never, or a mark below
+	flags     atomic.Uint32
+	copying   atomic.Int32 // io.Copy calls that read from this connection now
+
+	born          time.Time
+	dialStart     time.Time // zero: not dialed through BeginDial
+	local, remote net.Addr
+	name, target  string
+	expect        atomic.Pointer[Expect] // nil: nothing declared
+	site          sites.ID               // dial or accept
+	role          Role
+
+	slot, gen uint32  // guarded by Tracker.mu
+	fd        uintptr // index into Tracker.byFD, never an operand of a system call
+
+	mu        sync.Mutex      // guards following fields; held over non-blocking calls only
+	raw       syscall.RawConn // nil once closed or collected
+	closed    bool
+	leaked    bool // collected without Close
+	forgotten bool // let go of while open
+	armed     bool // watched by epoll
+	cleanup   runtime.Cleanup
+	eofSite   sites.ID
+	errSite   sites.ID
+	readErr   readResult
+	tokens    *token
+	uses      *Usage // in progress, newest first
+	lastUse   *Usage // ended last
+	useCount  uint32
+	final     sample // taken at Close or collection
+	endedAt   time.Time
+
+	// Owned by the loop.
+	state     State
+	slow      bool // epoll does not watch it: only the sweep sees it
+	sampledAt int64
+	last      traffic
+	sus       *suspicion // nil while there is nothing to suspect
+}
+
+// suspicion is what the loop remembers of a connection that is no longer
+// simply open.
+type suspicion struct {
+	hist       history
+	finAt      int64  // when the peer's FIN was noticed
+	finEpoch   uint64 // a Read with a later epoch came after the FIN
+	deadAt     int64
+	before     State // last state before CLOSE
+	progressAt int64 // last progress seen since the FIN
+	readEpoch  uint64
+	sentOut    uint64 // bytes acknowledged at the last look
+	consumed   uint64 // bytes the application had taken at the last look
+	sample     sample
+	sampled    bool
+	finding    *finding
+	queued     bool // on the list of suspects
+}
+
+// Flags of entry.
+const (
+	flagWrapped uint32 = 1 << iota
+	flagCloseRead
+	flagCloseWrite
+	flagFile      // File made a duplicate of the descriptor
+	flagKeepAlive // the application configures keepalive itself
+	flagLinger    // the application set SO_LINGER
+	flagCopied    // io.Copy has read from this connection
+	flagClosed    // as closed, for the data path
+)
+
+// Marks in readEpoch: nothing was read since Read ended like this. A later
+// Read overwrites the mark, at no cost to the data path.
+const (
+	markEOF   uint64 = math.MaxUint64
+	markErr   uint64 = math.MaxUint64 - 1
+	markFirst        = markErr // marks are at or above
+)
+
+// entered notes that the application reads.
+func (e *entry) entered() {
+	if ep := e.t.epoch.Load(); e.readEpoch.Load() != ep {
+		e.readEpoch.Store(ep)
+	}
+}
+
+// readEnded notes the error of a Read.
+func (e *entry) readEnded(err error) {
+	r := classifyRead(err)
+	if r == readNothing || e.flags.Load()&flagClosed != 0 {
+		return
+	}
+	mark, site := markErr, &e.errSite
+	if r == readEOF {
+		mark, site = markEOF, &e.eofSite
+	}
+	e.mu.Lock()
+	if *site == 0 {
+		*site = sites.Capture(2)
+	}
+	// A fatal error or EOF is not forgotten for a deadline that follows it.
+	if r != readDeadline || e.readErr == readNothing {
+		e.readErr = r
+	}
+	e.mu.Unlock()
+	e.readEpoch.Store(mark)
+}
+
+func classifyRead(err error) readResult {
+	var errno syscall.Errno
+	switch {
+	case err == io.EOF:
+		return readEOF
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return readDeadline
+	case errors.Is(err, net.ErrClosed):
+		return readNothing // the application closed, the connection did not end
+	case errors.As(err, &errno):
+		return classifyErrno(errno)
+	}
+	return readOther
+}
+
+// addCleanup asks to be told when the application drops the connection. The
+// function captures nothing and the argument does not reach inner.
+func (e *entry) addCleanup(inner *net.TCPConn) {
+	e.cleanup = runtime.AddCleanup(inner, collected, e)
+}
+
+// collected runs when inner was garbage collected. The kept RawConn tells a
+// leak from a connection that was closed behind our back. It drops the RawConn
+// itself: then Go's own finalizer closes the descriptor at the next
+// collection, even if the loop is stalled.
+func collected(e *entry) {
+	s := samplers.Get().(*sampler)
+	defer samplers.Put(s)
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return
+	}
+	err := s.take(e, true)
+	e.final = s.sample
+	e.leaked = !errors.Is(err, net.ErrClosed)
+	e.closeLocked()
+	e.mu.Unlock()
+	e.t.ended(e)
+}
+
+// closing takes the last sample and ends the watch. It reports false when the
+// connection is closed already.
+func (e *entry) closing() bool {
+	if e.flags.Load()&flagClosed != 0 {
+		return false
+	}
+	s := samplers.Get().(*sampler)
+	defer samplers.Put(s)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	s.take(e, true)
+	e.final = s.sample
+	e.cleanup.Stop()
+	e.closeLocked()
+	return true
+}
+
+func (e *entry) closeLocked() {
+	e.closed = true
+	e.flags.Or(flagClosed)
+	e.raw = nil
+	e.armed = false
+	e.endedAt = time.Now()
+}
+
+// gone notes that the descriptor was closed behind our back.
+func (e *entry) gone() {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return
+	}
+	e.cleanup.Stop()
+	e.closeLocked()
+	e.mu.Unlock()
+	e.t.ended(e)
+}
+
+// rawConn returns the RawConn while the connection is open.
+func (e *entry) rawConn() syscall.RawConn {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.raw
+}
+
+// expectation returns what is declared for the connection now: by its origin,
+// then by the uses in progress. The caller holds mu.
+func (e *entry) expectationLocked() Expect {
+	var x Expect
+	if p := e.expect.Load(); p != nil {
+		x = *p
+	}
+	for u := e.uses; u != nil; u = u.next {
+		if !u.use.Expect.isZero() {
+			x = x.merge(u.use.Expect)
+		}
+	}
+	return x
+}

@@ -1,0 +1,148 @@
+package tcpstate
+
+import (
+	"errors"
+	"net"
+	"time"
+
+	"github.com/tcpstate/tcpstate-go/internal/tcpinfo"
+)
+
+// Snapshot is one connection at one moment.
+type Snapshot struct {
+	ID            uint64
+	Role          Role
+	Name, Target  string
+	Local, Remote net.Addr
+	Opened        time.Time
+	State         State // Unknown where the kernel does not tell
+	Phase         Phase
+	MPTCP         bool
+	Wrapped       bool // false: attached, the application's reads are not seen
+	Open          bool
+	Info          Info // of TCP_INFO; empty when the connection is closed
+	RecvQueue     int  // bytes the application has not read
+	SendQueue     int  // bytes the peer has not acknowledged
+	Use           string
+	Uses          uint32    // uses that were ever attached
+	PeerClosed    time.Time // when the peer's FIN was noticed
+	Site          Site      // dial or accept
+	Finding       Kind      // open now; empty: none
+}
+
+// snapshot reads e, and the kernel's view of it with ask.
+func (e *entry) snapshot(ask bool) Snapshot {
+	t := e.t
+	s := Snapshot{
+		ID: e.id, Role: e.role, Name: e.name, Target: e.target, Local: e.local, Remote: e.remote,
+		Opened: e.born, Wrapped: e.flags.Load()&flagWrapped != 0,
+	}
+	var hist history
+	t.judge.mu.Lock()
+	s.State = e.state
+	if sus := e.sus; sus != nil {
+		hist = sus.hist
+		s.PeerClosed, s.MPTCP = t.wall(sus.finAt), sus.sample.mptcp
+		if sus.finding != nil {
+			s.Finding = sus.finding.kind
+		}
+	}
+	t.judge.mu.Unlock()
+
+	e.mu.Lock()
+	raw := e.raw
+	s.Open, s.Uses = raw != nil, e.useCount
+	use := e.oldestUseLocked()
+	if use == nil {
+		use = e.lastUse
+	}
+	if use != nil {
+		s.Use = use.use.String()
+	}
+	list := e.rankLocked(KindLeakCollected)
+	s.Site = Site{Role: list[0].role, Frames: publicFrames(e.site.Owner(t.cfg.Load().HideFrames))}
+	e.mu.Unlock()
+
+	if ask && raw != nil {
+		var buf [tcpinfo.MaxSize]byte
+		var n int
+		var ierr error
+		err := raw.Control(func(fd uintptr) {
+			if n, ierr = t.seam.info(fd, buf[:]); ierr == nil {
+				s.RecvQueue, s.SendQueue, _ = tcpinfo.Queues(fd)
+			}
+		})
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			s.Open = false
+		case err == nil && ierr == nil:
+			s.Info = decodeInfo(buf[:n])
+			s.State = shownState(hist, s.Info.State)
+		}
+	}
+	if !s.Open {
+		s.State = Closed
+	}
+	s.Phase = s.State.Phase()
+	return s
+}
+
+// tellClosed tells the observers that e has ended.
+func (t *Tracker) tellClosed(e *entry, kinds []Kind) {
+	subs := t.observers.Load()
+	if subs == nil {
+		return
+	}
+	e.mu.Lock()
+	f := &e.final
+	c := ClosedInfo{
+		ID: e.id, Role: e.role, Name: e.name, Target: e.target, Local: e.local, Remote: e.remote,
+		Opened: e.born, Ended: e.endedAt, DialStart: e.dialStart,
+		State: f.state, BytesIn: f.bytesReceived, BytesOut: f.bytesSent, Unread: int(f.recvQueue),
+		Retransmits: f.totalRetrans, RTT: f.rtt, Uses: e.useCount, Findings: kinds,
+	}
+	var hist history
+	if e.sus != nil {
+		hist = e.sus.hist
+		c.PeerClosed = t.wall(e.sus.finAt)
+	}
+	c.Reason = closeReason(e.leaked, hist, f.state, e.readErr)
+	use := e.oldestUseLocked()
+	if use == nil {
+		use = e.lastUse
+	}
+	tokens, useTokens := e.tokens, (*token)(nil)
+	if use != nil {
+		useTokens = use.tokens
+	}
+	e.mu.Unlock()
+	if !f.ok {
+		// Closed behind our back: the last sample is what is known.
+		c.State, c.BytesIn, c.BytesOut, c.Retransmits = e.state, e.last.in, e.last.out, e.last.retransmits
+	}
+	for _, s := range *subs {
+		if s.o.Closed == nil {
+			continue
+		}
+		c.DialToken, c.UseToken = tokens.of(s), useTokens.of(s)
+		s.push(event{what: eventClosed, closed: c, e: e})
+	}
+}
+
+// closeReason says how a connection ended, from its history and the state it
+// was in when it was closed.
+func closeReason(leaked bool, h history, s State, read readResult) CloseReason {
+	switch {
+	case leaked:
+		return CloseCollected
+	case h.dead && h.end == endReset, s == Closed && read == readReset:
+		return CloseReset
+	case h.dead && h.end == endTimeout, s == Closed && read == readTimedOut:
+		return CloseTimeout
+	case h.fin, s == CloseWait, s == LastAck:
+		return ClosePeerFIN
+	case s == Closed && read != readEOF:
+		return CloseReset
+	}
+	return CloseLocal
+}

@@ -1,0 +1,266 @@
+package tcpstate
+
+import (
+	"iter"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// counters are what Stats reads. All are cumulative but openFindings.
+type counters struct {
+	opened, closed    atomic.Uint64
+	dials, dialErrors atomic.Uint64
+	unwatched         atomic.Uint64
+	sweeps            atomic.Uint64
+	sweepNanos        atomic.Int64
+	muted, queueFull  atomic.Uint64
+	groupsFull        atomic.Uint64
+	panics            atomic.Uint64
+	findings          [Error + 1]atomic.Uint64
+	openFindings      [Error + 1]atomic.Int64
+}
+
+// Stats is a snapshot of a tracker's counters. It has a fixed size and is taken
+// without allocation, without waiting for the loop, and not atomically as a
+// whole.
+type Stats struct {
+	Open    int           // connections tracked now
+	Opened  uint64        // connections ever tracked
+	Closed  uint64        // of those, ended or let go of
+	Watched int           // connections whose FIN is noticed by event; the rest waits for the sweep
+	Sweeps  uint64        // complete rounds over all connections
+	Sweep   time.Duration // time all rounds together took
+
+	Dials, DialErrors uint64 // ended dials, and those that failed
+
+	Inventory, Warnings, Errors int    // findings open now
+	Found                       uint64 // findings ever opened
+
+	Muted     uint64 // findings silenced by Config.Mute
+	QueueFull uint64 // events that an observer was too slow for
+	Overflow  uint64 // findings beyond the number of groups that are kept
+	Panics    uint64 // panics of observers that were caught
+	Unwatched uint64 // times tracking could only count, because time was not real (testing/synctest)
+}
+
+// Stats returns the counters of t.
+func (t *Tracker) Stats() Stats {
+	c := &t.count
+	s := Stats{
+		Opened: c.opened.Load(), Watched: int(t.watched.Load()),
+		Sweeps: c.sweeps.Load(), Sweep: time.Duration(c.sweepNanos.Load()),
+		Dials: c.dials.Load(), DialErrors: c.dialErrors.Load(),
+		Inventory: int(c.openFindings[Inventory].Load()),
+		Warnings:  int(c.openFindings[Warning].Load()),
+		Errors:    int(c.openFindings[Error].Load()),
+		Muted:     c.muted.Load(), QueueFull: c.queueFull.Load(), Overflow: c.groupsFull.Load(),
+		Panics: c.panics.Load(), Unwatched: c.unwatched.Load(),
+	}
+	s.Closed = c.closed.Load()
+	for i := range c.findings {
+		s.Found += c.findings[i].Load()
+	}
+	t.mu.Lock()
+	s.Open = t.live
+	t.mu.Unlock()
+	return s
+}
+
+// series counts the connections of one name and role. The number of series is
+// bounded: beyond maxSeries names share one.
+type series struct {
+	role           Role
+	name           string
+	opened, closed atomic.Uint64
+	in, out        atomic.Uint64
+	retransmits    atomic.Uint64
+	states         [16]atomic.Int64 // by State
+}
+
+type seriesKey struct {
+	role Role
+	name string
+}
+
+const (
+	maxSeries  = 50
+	otherNames = "_OTHER"
+)
+
+type seriesTable struct {
+	mu sync.RWMutex // guards m
+	m  map[seriesKey]*series
+}
+
+func (j *judgement) seriesOf(role Role, name string) *series {
+	tab := &j.series
+	key := seriesKey{role, name}
+	tab.mu.RLock()
+	s := tab.m[key]
+	tab.mu.RUnlock()
+	if s != nil {
+		return s
+	}
+	tab.mu.Lock()
+	defer tab.mu.Unlock()
+	if s := tab.m[key]; s != nil {
+		return s
+	}
+	if len(tab.m) >= 2*maxSeries && name != otherNames {
+		key.name = otherNames
+		if s := tab.m[key]; s != nil {
+			return s
+		}
+	}
+	s = &series{role: key.role, name: key.name}
+	tab.m[key] = s
+	return s
+}
+
+// Series is a census of the connections with one name and role.
+type Series struct {
+	Role           Role
+	Name           string // Origin.Name; "_OTHER" for all names beyond the first fifty
+	Opened, Closed uint64
+	BytesIn        uint64 // as of the last sample of each connection
+	BytesOut       uint64
+	Retransmits    uint64
+	states         [16]int64
+}
+
+// InState returns how many of the connections are in state s.
+func (s *Series) InState(st State) int64 {
+	if int(st) >= len(s.states) {
+		return 0
+	}
+	return max(s.states[st], 0)
+}
+
+// Series returns a census by name and role, from counters that the sweep keeps:
+// it makes no system call.
+func (t *Tracker) Series() iter.Seq[Series] {
+	t.init()
+	return func(yield func(Series) bool) {
+		tab := &t.judge.series
+		tab.mu.RLock()
+		all := make([]*series, 0, len(tab.m))
+		for _, s := range tab.m {
+			all = append(all, s)
+		}
+		tab.mu.RUnlock()
+		for _, s := range all {
+			pub := Series{
+				Role: s.role, Name: s.name, Opened: s.opened.Load(), Closed: s.closed.Load(),
+				BytesIn: s.in.Load(), BytesOut: s.out.Load(), Retransmits: s.retransmits.Load(),
+			}
+			for i := range s.states {
+				pub.states[i] = s.states[i].Load()
+			}
+			if !yield(pub) {
+				return
+			}
+		}
+	}
+}
+
+// traffic adds what e moved since its last sample.
+func (j *judgement) traffic(e *entry, s *sample) {
+	if !s.ok {
+		return
+	}
+	now, last := s.traffic(), e.last
+	e.series.in.Add(now.in - min(now.in, last.in))
+	e.series.out.Add(now.out - min(now.out, last.out))
+	e.series.retransmits.Add(uint64(now.retransmits - min(now.retransmits, last.retransmits)))
+	e.last = now
+}
+
+// record adds what e moved between its last sample and its end.
+func (s *series) record(e *entry) { e.t.judge.traffic(e, &e.final) }
+
+// FindingCount is how many findings of one kind are open at one line of code.
+type FindingCount struct {
+	Kind     Kind
+	Severity Severity
+	Name     string // of the connection that opened the group
+	Role     Role
+	Frame    Frame // the line to open; zero when it is not known
+	Open     int
+}
+
+// FindingCounts returns the groups that are open, without the detail that
+// Findings has. Muted groups are not among them.
+func (t *Tracker) FindingCounts() []FindingCount {
+	t.init()
+	t.judge.mu.Lock()
+	defer t.judge.mu.Unlock()
+	hide := t.cfg.Load().HideFrames
+	all := make([]FindingCount, 0, len(t.judge.groups))
+	for _, g := range t.judge.groups {
+		if g.muted {
+			continue
+		}
+		c := FindingCount{Kind: g.key.kind, Severity: g.key.kind.Severity(), Name: g.lead.e.series.name, Role: g.key.role, Open: g.open}
+		if fs := publicFrames(g.site.Owner(hide)); len(fs) > 0 {
+			c.Frame = fs[0]
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// Facility is something of the kernel that findings rest on.
+type Facility struct {
+	Name   string // "epoll", "tcp_info"
+	OK     bool
+	Detail string // what is missing and what follows from it
+	Kinds  []Kind // the kinds that are affected
+}
+
+// Facilities says what this machine gives the tracker, and what it does without.
+func (t *Tracker) Facilities() []Facility {
+	t.init()
+	j := &t.judge
+	j.mu.Lock()
+	defer j.mu.Unlock()
+
+	events := Facility{Name: "epoll", OK: true, Detail: "peer closes are noticed by event"}
+	switch p := j.pollerErr.Load(); {
+	case runtime.GOOS != "linux":
+		events.OK, events.Detail = false, "there is no event source on "+runtime.GOOS+": connections are tracked, peer closes are not seen"
+	case p != nil:
+		events.OK, events.Detail = false, "epoll: "+(*p).Error()+"; peer closes are noticed by the sweep"
+	case j.unarmed > 0:
+		events.OK = false
+		events.Detail = "the allowance of epoll watches is used up (fs.epoll.max_user_watches, of which a quarter is taken): " +
+			"peer closes of some connections are noticed by the sweep"
+	}
+	info := Facility{Name: "tcp_info", OK: true, Detail: "states, ages and queues come from the kernel"}
+	switch {
+	case runtime.GOOS != "linux":
+		info.OK, info.Detail = false, "TCP_INFO is not read on "+runtime.GOOS+": states, ages and queues are not known"
+	case j.infoErr != nil:
+		info.OK, info.Detail = false, "TCP_INFO: "+j.infoErr.Error()+"; states, ages and queues are not known"
+	}
+	limit := Facility{Name: "max_user_watches", OK: true, Detail: "at most a quarter of the user's epoll watches is taken"}
+	if j.limitErr != nil {
+		limit.OK, limit.Detail = runtime.GOOS != "linux", "the limit of epoll watches could not be read: "+j.limitErr.Error()
+	}
+	clock := Facility{Name: "clock", OK: true, Detail: "time is the machine's"}
+	if t.count.unwatched.Load() > 0 {
+		clock.OK, clock.Detail = false, "used in a bubble of testing/synctest: connections made there are counted, not watched"
+	}
+	all := []Facility{events, info, limit, clock}
+	for i := range all {
+		if !all[i].OK && i < 2 {
+			for _, k := range kinds {
+				if k.Kind != KindLeakCollected {
+					all[i].Kinds = append(all[i].Kinds, k.Kind)
+				}
+			}
+		}
+	}
+	return all
+}
