@@ -36,7 +36,7 @@ var buildFlags = []string{"-race=false", "-cover=false", "-mod=readonly", "-buil
 // Build returns the path of a Jaeger all-in-one binary, which it builds from the
 // module e2e/jaeger unless it did so before.
 //
-// The first build downloads some 250 modules and takes minutes on two cores. The
+// The first build downloads some 150 modules and takes minutes on two cores. The
 // binary is kept in [os.UserCacheDir], under the hash of that module's go.mod and
 // go.sum, of the Go release and of the flags. Test processes that ask at the same
 // time wait for one of them to build. An environment variable JAEGERTEST_BINARY

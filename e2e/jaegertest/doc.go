@@ -29,5 +29,6 @@
 //   - An event is a log whose name is the field "event".
 //   - Resource attributes but service.name are tags of the process.
 //   - Attributes keep their type, but slices and maps become a string of JSON.
+//   - Every span gets the tag internal.span.format=otlp.
 //   - Times and durations are cut to microseconds.
 package jaegertest

@@ -60,7 +60,7 @@ func TestTwoTracesAndTheirLinkComeBack(t *testing.T) {
 	tracer, flush := newTracer(t, jaeger, service)
 
 	// The first trace: a connection whose dial failed.
-	began := time.Now().Truncate(time.Microsecond)
+	began := time.Now().Add(-time.Second).Truncate(time.Microsecond)
 	ctx, conn := tracer.Start(t.Context(), "connection",
 		trace.WithSpanKind(trace.SpanKindInternal), trace.WithTimestamp(began))
 	_, dial := tracer.Start(ctx, "dial",
@@ -206,10 +206,10 @@ func TestQueryNarrows(t *testing.T) {
 
 	tracer, flush := newTracer(t, jaeger, service)
 	other, flushOther := newTracer(t, jaeger, "another")
-	began := time.Now()
+	began := time.Now().Add(-time.Minute)
 	for i, name := range []string{"a", "b"} {
 		_, span := tracer.Start(t.Context(), name,
-			trace.WithTimestamp(began.Add(time.Duration(i)*time.Millisecond)),
+			trace.WithTimestamp(began.Add(time.Duration(i)*time.Second)),
 			trace.WithAttributes(attribute.String("name", name), attribute.Int("length", len(name))))
 		span.End()
 	}
@@ -270,6 +270,23 @@ func TestLinkToOwnParentReplacesIt(t *testing.T) {
 	want := []jaegertest.Reference{reference(jaegertest.FollowsFrom, parent)}
 	if !slices.Equal(got, want) {
 		t.Errorf("references: got %v, want %v", got, want)
+	}
+}
+
+// TestEndBeforeStartIsANegativeDuration has a span that ends before it starts,
+// as one that mixes two clocks may. The query API gives it as a huge unsigned
+// number.
+func TestEndBeforeStartIsANegativeDuration(t *testing.T) {
+	jaeger := jaegertest.Start(t)
+	tracer, flush := newTracer(t, jaeger, service)
+	now := time.Now()
+	_, span := tracer.Start(t.Context(), "backwards", trace.WithTimestamp(now))
+	span.End(trace.WithTimestamp(now.Add(-3 * time.Millisecond)))
+	flush()
+
+	got := mustSpan(t, jaeger.WaitTraces(t, service, jaegertest.Query{}, nil)[0], "backwards").Duration
+	if want := -3 * time.Millisecond; got != want {
+		t.Errorf("duration: got %v, want %v", got, want)
 	}
 }
 

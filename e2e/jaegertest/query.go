@@ -59,22 +59,27 @@ func (s *Server) Traces(t testing.TB, service string, q Query) []Trace {
 
 // WaitTraces asks as Traces does until enough says that what came is all it waits
 // for, and returns that. A nil enough waits for one trace. The test fails if that
-// takes more than 30 seconds.
+// takes more than 30 seconds, or at once if Jaeger gives no proper answer.
 func (s *Server) WaitTraces(t testing.TB, service string, q Query, enough func([]Trace) bool) []Trace {
 	t.Helper()
 	if enough == nil {
 		enough = func(traces []Trace) bool { return len(traces) > 0 }
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	var traces []Trace
-	Eventually(t, patience, func() (err error) {
+	err := poll(ctx, func() (err error) {
 		if traces, err = s.traces(t.Context(), service, q); err != nil {
 			return err
 		}
 		if !enough(traces) {
-			return fmt.Errorf("traces of %s are not all there: %s", service, outline(traces))
+			return errIncomplete
 		}
 		return nil
-	})
+	}, func(err error) bool { return errors.Is(err, errIncomplete) })
+	if err != nil {
+		t.Fatalf("jaegertest: traces of %s: %v; last: %s", service, err, outline(traces))
+	}
 	return traces
 }
 
@@ -112,7 +117,10 @@ func (s *Server) traces(ctx context.Context, service string, q Query) ([]Trace, 
 	return traces, nil
 }
 
-var errNotFound = errors.New("not found")
+var (
+	errNotFound   = errors.New("not found")
+	errIncomplete = errors.New("not all there")
+)
 
 // get reads the data of an answer of the query API into a value.
 func (s *Server) get(ctx context.Context, path string, query url.Values, data any) error {
@@ -133,16 +141,16 @@ func (s *Server) get(ctx context.Context, path string, query url.Values, data an
 	switch resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusNotFound:
-		return fmt.Errorf("%s: %w: %s", u.RequestURI(), errNotFound, body)
+		return fmt.Errorf("%s: %w: %s", u.RequestURI(), errNotFound, clip(body))
 	default:
-		return fmt.Errorf("%s: %s: %s", u.RequestURI(), resp.Status, body)
+		return fmt.Errorf("%s: %s: %s", u.RequestURI(), resp.Status, clip(body))
 	}
 	answer := struct {
 		Data   any               `json:"data"`
 		Errors []json.RawMessage `json:"errors"`
 	}{Data: data}
 	if err := json.Unmarshal(body, &answer); err != nil {
-		return fmt.Errorf("%s: %w: %s", u.RequestURI(), err, body)
+		return fmt.Errorf("%s: %w: %s", u.RequestURI(), err, clip(body))
 	}
 	if len(answer.Errors) > 0 {
 		return fmt.Errorf("%s: %s", u.RequestURI(), answer.Errors)
@@ -163,4 +171,10 @@ func outline(traces []Trace) string {
 		}
 	}
 	return b.String()
+}
+
+// clip shortens an answer to what a test's log can bear.
+func clip(body []byte) []byte {
+	const limit = 4 << 10
+	return body[:min(len(body), limit)]
 }

@@ -26,7 +26,7 @@ type Span struct {
 	OperationName string // the span's name
 	References    []Reference
 	StartTime     time.Time     // in whole microseconds
-	Duration      time.Duration // in whole microseconds
+	Duration      time.Duration // in whole microseconds, negative for an end before the start
 	Tags          Tags
 	Logs          []Log
 	ProcessID     string
@@ -67,7 +67,7 @@ type Tag struct {
 	Value any
 }
 
-// Tags are sorted by key, except those of a process.
+// Tags are the attributes of a span, a process or an event.
 type Tags []Tag
 
 // Value returns the value of the first tag of that key, nil if there is none.
@@ -166,13 +166,13 @@ func (s *Span) UnmarshalJSON(data []byte) error {
 	aux := struct {
 		*plain
 		StartTime int64 // these two shadow the fields of plain
-		Duration  int64
+		Duration  uint64
 	}{plain: (*plain)(s)}
 	if err := json.Unmarshal(data, &aux); err != nil {
 		return err
 	}
 	s.StartTime = time.UnixMicro(aux.StartTime)
-	s.Duration = time.Duration(aux.Duration) * time.Microsecond
+	s.Duration = time.Duration(int64(aux.Duration)) * time.Microsecond // a negative one comes wrapped
 	return nil
 }
 

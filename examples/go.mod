@@ -1,0 +1,7 @@
+module github.com/tcpstate/tcpstate-go/examples
+
+go 1.26
+
+require github.com/tcpstate/tcpstate-go v0.0.0
+
+replace github.com/tcpstate/tcpstate-go => ../

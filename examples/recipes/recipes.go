@@ -1,0 +1,70 @@
+// Package recipes holds the code that README.md shows, so that it compiles. A
+// test compares the two.
+package recipes
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+
+	"github.com/tcpstate/tcpstate-go/dialer"
+	"github.com/tcpstate/tcpstate-go/listener"
+	"github.com/tcpstate/tcpstate-go/listener/httpserver"
+	tcpotel "github.com/tcpstate/tcpstate-go/otel"
+	"github.com/tcpstate/tcpstate-go/pool/httppool"
+	"github.com/tcpstate/tcpstate-go/tcpstate"
+)
+
+// httpClient wraps the transport of an HTTP client.
+func httpClient() *http.Client {
+	client := &http.Client{Transport: &httppool.Transport{
+		Base:   http.DefaultTransport.(*http.Transport), // cloned, not changed
+		Dialer: dialer.Dialer{Name: "payments"},
+	}}
+	return client
+}
+
+// httpServer instruments an HTTP server and its listener.
+func httpServer(mux *http.ServeMux) error {
+	srv := &http.Server{Handler: mux}
+	httpserver.Instrument(srv)
+	cfg := listener.Config{Name: "api"}
+	ln, err := cfg.Listen(context.Background(), "tcp", ":8080")
+	if err != nil {
+		return err
+	}
+	return srv.Serve(ln)
+}
+
+// rawConns dials and listens without HTTP.
+func rawConns(ctx context.Context) (net.Conn, net.Listener, error) {
+	d := dialer.Dialer{Name: "cache", Expect: tcpstate.Expect{Pooled: true}}
+	conn, err := d.DialContext(ctx, "tcp", "cache:6379")
+	if err != nil {
+		return nil, nil, err
+	}
+	ln, err := listener.Listen("tcp", ":7000")
+	return conn, ln, err
+}
+
+// ownDialer keeps the way in which a client dials.
+func ownDialer(existing dialer.DialFunc) dialer.DialFunc {
+	d := dialer.Dialer{Name: "db", NoWrap: true} // NoWrap: the client wants a *net.TCPConn
+	return d.Wrap(existing)
+}
+
+// openTelemetry reports to the global providers.
+func openTelemetry() (stop func(context.Context) error, err error) {
+	stop, err = tcpotel.Start()
+	return stop, err
+}
+
+// slogOnly needs no set-up: without OpenTelemetry findings go to slog.Default.
+func slogOnly() *tcpstate.Tracker {
+	tracker := &tcpstate.Tracker{
+		Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil)),
+	}
+	return tracker // dialer.Dialer{Tracker: tracker}
+}
