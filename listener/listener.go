@@ -64,6 +64,7 @@ func (c *Config) Wrap(ln net.Listener) *Listener {
 	if ln != nil {
 		l.origin.Target = ln.Addr().String()
 	}
+	l.remove = l.config.Tracker.AddListener(ln, l.origin)
 	return l
 }
 
@@ -78,6 +79,7 @@ type Listener struct {
 	inner  net.Listener
 	config Config
 	origin tcpstate.Origin
+	remove func() // ends the watch of the accept queue
 }
 
 // Accept waits for the next connection and returns it as a *tcpstate.Conn, or
@@ -103,6 +105,7 @@ func (l *Listener) Close() error {
 	if l.inner == nil {
 		return syscall.EINVAL
 	}
+	l.remove()
 	return l.inner.Close()
 }
 

@@ -114,11 +114,18 @@ func (e *entry) copyBegins() {
 // copyEnded notes how a copy ended. One that ended without error, and not at
 // its limit, has read the end of the stream.
 func (e *entry) copyEnded(err error, limited bool) {
-	e.copying.Add(-1)
 	e.entered()
-	if err == nil && !limited {
-		e.readEnded(io.EOF)
+	switch r := classifyRead(err); {
+	case err == nil && !limited:
+		e.note(readEOF)
+	case r > readDeadline:
+		// It may as well be the destination that failed.
+		e.flags.Or(flagCopyFailed)
+		e.note(readCopy)
+	case r == readDeadline:
+		e.note(r)
 	}
+	e.copying.Add(-1)
 }
 
 // Close closes the connection. The second and every later Close returns what

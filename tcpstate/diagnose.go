@@ -7,14 +7,14 @@ import "time"
 // facts is everything that is known of one connection at one moment. Times are
 // nanoseconds of the loop's clock.
 type facts struct {
-	now    int64
-	role   Role
-	blind  bool // not wrapped: the application's reads are not seen
-	hist   history
-	before State // last state before CLOSE
+	now   int64
+	role  Role
+	blind bool // not wrapped: the application's reads are not seen
+	hist  history
 
-	finAt, deadAt, progressAt int64
-	sample                    sample
+	finAt, deadAt int64
+	progressAt    int64 // last progress, of the application or of the peer's acknowledgements
+	sample        sample
 
 	everRead  bool
 	everWrote bool
@@ -22,7 +22,7 @@ type facts struct {
 	lastRead  readResult // how the last Read ended, when none followed
 	readErr   readResult // the gravest end of a Read so far
 	using     bool       // a use is in progress
-	open      bool       // a finding is open already
+	open      Kind       // of the finding that is open already; empty: none
 	pooled    bool
 	halfClose bool
 
@@ -30,7 +30,8 @@ type facts struct {
 }
 
 // verdict is the judgement of one connection. An empty kind means that nothing
-// is wrong yet; due is when that changes if nothing happens, 0 for never.
+// is wrong, or not yet. due, unless 0, is when to look again although no event
+// will come.
 type verdict struct {
 	kind  Kind
 	cause string
@@ -54,16 +55,15 @@ func diagnose(f *facts) verdict {
 
 // passiveClose judges a connection whose peer has sent its FIN.
 func (f *facts) passiveClose() verdict {
-	if f.halfClose || f.hist.closeRead && f.blind {
+	switch {
+	case f.halfClose:
 		return verdict{}
-	}
-	if f.idle() {
-		return f.after(f.finAt+inventoryDelay, verdict{kind: KindCloseWaitIdleInPool, since: f.finAt})
-	}
-	if f.copying {
-		// io.Copy is waiting for its destination; it will see the end when that
-		// takes what came before. Look again.
-		return verdict{due: f.now + int64(suspectInterval)}
+	case f.idle():
+		return f.inventory(f.finAt, "")
+	case f.copying:
+		// io.Copy waits for its destination; it will see the end when that has
+		// taken what came before.
+		return f.lookAgain()
 	}
 	v := verdict{since: f.finAt}
 	switch {
@@ -85,18 +85,32 @@ func (f *facts) passiveClose() verdict {
 // held.
 func (f *facts) dead() verdict {
 	if f.hist.pending {
-		return verdict{due: f.now + int64(suspectInterval)}
+		// Whatever is open stays open until it is known what it has become.
+		v := f.lookAgain()
+		v.kind, v.since = f.open, f.since()
+		return v
 	}
 	cause := f.hist.end.String()
-	if f.idle() {
-		return f.after(f.deadAt+inventoryDelay, verdict{kind: KindCloseWaitIdleInPool, cause: cause, since: f.since()})
+	switch {
+	case f.idle():
+		return f.inventory(f.deadAt, cause)
+	case f.copying:
+		return f.lookAgain() // it reads what came before the end
 	}
 	v := verdict{kind: KindLeakDeadSocket, cause: cause, since: f.since()}
-	if f.open {
+	if f.alarmed() {
+		if f.deadSocket == off {
+			v.kind = f.open
+		}
 		return v // the same bug as before, seen more sharply
 	}
 	return f.afterGrace(f.deadAt, f.deadSocket, v)
 }
+
+// alarmed reports whether somebody was told already that this connection is
+// forgotten. That a pool lets a dead connection lie says nothing of who takes
+// it out next.
+func (f *facts) alarmed() bool { return f.open != "" && f.open.Severity() > Inventory }
 
 // since is when the peer closed, or else when the connection died.
 func (f *facts) since() int64 {
@@ -117,7 +131,12 @@ func (f *facts) idle() bool {
 	if f.pooled {
 		return true
 	}
-	return f.sample.complete() && f.readErr != readEOF && !f.lastRead.fatal()
+	return f.sample.complete() && f.readErr != readEOF && f.lastRead <= readDeadline
+}
+
+// inventory is the verdict on an idle connection whose end came at from.
+func (f *facts) inventory(from int64, cause string) verdict {
+	return f.after(from+inventoryDelay, verdict{kind: KindCloseWaitIdleInPool, cause: cause, since: f.since()})
 }
 
 // afterGrace returns v once grace has passed since from and since the last
@@ -135,3 +154,6 @@ func (f *facts) after(due int64, v verdict) verdict {
 	}
 	return v
 }
+
+// lookAgain says that nothing can be said now.
+func (f *facts) lookAgain() verdict { return verdict{due: f.now + int64(suspectInterval)} }

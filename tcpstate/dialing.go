@@ -35,7 +35,7 @@ func (t *Tracker) BeginDial(ctx context.Context, network string, o Origin) *Dial
 	if t.cfg.Load().Off {
 		return nil
 	}
-	return &Dialing{t: t, network: network, origin: o, site: sites.Capture(1), tokens: t.takeTokens(ctx), start: time.Now()}
+	return &Dialing{t: t, network: network, origin: o, site: sites.Capture(1), tokens: t.takeTokens(ctx), start: t.seam.now()}
 }
 
 // Done ends the dial with what it returned. With wrap a *net.TCPConn is
@@ -46,7 +46,7 @@ func (d *Dialing) Done(c net.Conn, err error, wrap bool) net.Conn {
 		return c
 	}
 	t := d.t
-	d.ended = time.Now()
+	d.ended = t.seam.now()
 	t.count.dials.Add(1)
 	if err != nil {
 		t.count.dialErrors.Add(1)

@@ -8,13 +8,14 @@ package tcpstate
 // takes the error first. What happened is decided by the edges seen so far:
 // who shut down which direction before the socket reached CLOSE.
 
-// history is the set of edges seen on one connection.
+// history is the set of edges seen on one connection. The zero value is a
+// connection that is simply open.
 type history struct {
 	fin        bool // the peer's FIN arrived
-	closeRead  bool // we shut down reading: RDHUP says nothing of the peer any more
-	closeWrite bool // we shut down writing
+	finFirst   bool // it arrived before ours was sent
+	closeWrite bool // a state of the socket showed that our FIN was sent
 	dead       bool // the kernel has ended the connection, the descriptor is still held
-	pending    bool // dead, but the way it ended shows only at the next look
+	pending    bool // dead, but how is not settled yet
 	end        endCause
 }
 
@@ -43,104 +44,111 @@ func (c endCause) String() string {
 	return ""
 }
 
-// readResult is the error the application's own Read last brought back.
+// readResult is the error that the application's own reads brought back. Of
+// several the gravest counts: after a reset has been reported once, the kernel
+// answers every further read with an orderly end.
 type readResult uint8
 
 const (
 	readNothing  readResult = iota
+	readDeadline            // a read deadline: says nothing of the connection
+	readCopy                // io.Copy failed: in this connection or in its destination
 	readEOF                 // io.EOF
+	readOther               // an error of the network other than those below
 	readReset               // ECONNRESET, EPIPE
 	readTimedOut            // ETIMEDOUT: the kernel gave up
-	readDeadline            // a read deadline: says nothing of the connection
-	readOther
 )
 
-func (r readResult) fatal() bool { return r == readReset || r == readTimedOut || r == readOther }
+// fatal reports whether the connection has ended otherwise than by FIN.
+func (r readResult) fatal() bool { return r >= readOther }
 
 // look is what one look at the socket showed, and what the application had
-// done to it by then.
+// done to it by then. What the application told is read after the kernel's
+// part.
 type look struct {
 	state                        State
 	mptcp                        bool // state is that of a subflow and may stay ESTABLISHED
 	rdhup, hup, err              bool // bits of the event, none for a sample
 	retransmits, backoff, probes uint8
 	read                         readResult
-	closeRead, closeWrite        bool
+	copied                       bool // a copy from the connection failed: it may have taken the error
+	closeRead, closeWrite        bool // called through the wrapper; closeWrite may yet fail
 	blind                        bool // not wrapped: read, closeRead and closeWrite are not seen
-	reader                       bool // the application has read before, so a Read may be parked
+	watched                      bool // an error that nobody takes would come as an event
+	settled                      bool // CLOSE was seen long enough ago for readers to tell
 }
 
 // observe returns the history after one more look.
 func (h history) observe(l look) history {
-	h.closeRead = h.closeRead || l.closeRead
-	h.closeWrite = h.closeWrite || l.closeWrite
-
 	switch l.state {
 	case FinWait1, FinWait2:
 		h.closeWrite = true
-	case CloseWait:
-		h.fin = true
-	case LastAck, Closing, TimeWait:
+	case CloseWait, LastAck:
+		h.fin, h.finFirst = true, h.finFirst || !h.closeWrite
+		h.closeWrite = h.closeWrite || l.state == LastAck
+	case Closing, TimeWait:
 		h.fin, h.closeWrite = true, true
 	}
-	if l.mptcp && l.rdhup && !h.closeRead && !l.err {
+	ours := h.closeWrite || l.closeWrite
+	if l.mptcp && l.rdhup && !l.closeRead && !l.err && (ours || !l.hup) {
 		// The DATA_FIN reaches the MPTCP socket, not the TCP state of its
-		// subflow.
-		h.fin = true
+		// subflow. Behind an Attach, a local CloseRead shows the same.
+		h.fin, h.finFirst = true, h.finFirst || !h.fin && !ours
 	}
-	// Once the kernel has discarded the connection, a reused TCP_INFO of an
-	// MPTCP socket without subflows says CLOSE as well.
-	if l.state == Closed && (!h.dead || h.pending) {
-		first := !h.dead
-		h.dead, h.pending = true, false
-		h.end = h.endOf(l)
-		if h.end == endNone {
-			// A parked reader may have taken the error a moment ago and not
-			// yet have told. At the next look it has.
-			h.pending = first
-			h.end = endClean
-			if first {
-				h.end = endUnknown
-			}
-		}
+	// Once the kernel has discarded the connection, TCP_INFO of an MPTCP
+	// socket without subflows says CLOSE as well.
+	if l.state == Closed {
+		h.dead = true
+	}
+	if h.dead {
+		h.end, h.pending = h.judgeEnd(l, ours)
+	}
+	if h.end == endClean {
+		h.fin = true
 	}
 	return h
 }
 
-// endOf judges a look at a socket in state CLOSE. It returns endNone when the
-// connection ended cleanly unless a reader is about to say otherwise.
-func (h history) endOf(l look) endCause {
-	gaveUp := l.retransmits > 1 || l.backoff > 1 || l.probes > 1
-	abnormal := func() endCause {
-		switch {
-		case l.read == readTimedOut:
-			return endTimeout
-		case l.read == readReset:
-			return endReset
-		case gaveUp:
-			return endTimeout
-		}
-		return endReset
-	}
+// judgeEnd says how the connection ended, or that only a later look can tell.
+// ours says that our FIN was sent, as far as is known.
+func (h history) judgeEnd(l look, ours bool) (end endCause, pending bool) {
 	switch {
-	case l.read == readReset || l.read == readTimedOut || l.err:
-		return abnormal()
-	case h.closeWrite && l.read == readEOF:
-		return endClean
-	case h.closeWrite && l.blind:
-		return endUnknown
-	case h.closeWrite && l.reader:
-		return endNone
-	case h.closeWrite:
-		// Nobody reads, so an error would still wait in the socket, and the
-		// event would carry EPOLLERR. A sample carries no bits at all.
-		if l.rdhup || l.hup {
-			return endClean
-		}
-		return endNone
+	case l.err || l.read.fatal():
+		// Proof, whenever it comes: nothing else puts an error into the socket.
+		return h.abnormal(l), false
+	case h.end != endNone:
+		return h.end, false
 	case l.blind:
-		// A shutdown behind our back would make this a clean end.
-		return endUnknown
+		// A reader may have taken the error, or a shutdown behind our back
+		// made it a clean end.
+		return endUnknown, false
+	case !ours:
+		// Without our FIN no orderly end leads to CLOSE.
+		return h.abnormal(l), false
+	case !l.settled:
+		// The bits may be older than the end, a reader may have taken the
+		// error a moment ago and not yet have told, and a CloseWrite on a dead
+		// connection is about to fail. In a while all that has come out.
+		return endNone, true
+	case l.copied || !l.watched:
+		return endUnknown, false
 	}
-	return abnormal()
+	// Our FIN is out, and no error waits in the socket or was taken from it.
+	return endClean, false
+}
+
+// abnormal tells the two ends by error apart: by what the application was told,
+// else by whether the kernel had asked in vain before.
+func (h history) abnormal(l look) endCause {
+	switch {
+	case l.read == readTimedOut:
+		return endTimeout
+	case l.read == readReset:
+		return endReset
+	case h.end == endReset || h.end == endTimeout:
+		return h.end
+	case l.retransmits > 1 || l.backoff > 1 || l.probes > 1:
+		return endTimeout
+	}
+	return endReset
 }

@@ -27,7 +27,8 @@ type entry struct {
 	// Written by the data path, read by the loop.
 	readEpoch atomic.Uint64 // epoch of the last Read; 0 never, or a mark below
 	flags     atomic.Uint32
-	copying   atomic.Int32 // io.Copy calls that read from this connection now
+	copying   atomic.Int32  // io.Copy calls that read from this connection now
+	moved     atomic.Uint64 // epoch of the last Usage.Progress
 
 	born          time.Time
 	dialStart     time.Time // zero: not dialed through BeginDial
@@ -50,6 +51,7 @@ type entry struct {
 	eofSite   sites.ID
 	errSite   sites.ID
 	readErr   readResult
+	readEnd   uint64 // epoch when the last Read ended with an error or EOF
 	tokens    *token
 	uses      *Usage // in progress, newest first
 	lastUse   *Usage // ended last
@@ -75,6 +77,10 @@ type suspicion struct {
 	before     State // last state before CLOSE
 	progressAt int64 // last progress seen since the FIN
 	readEpoch  uint64
+	moved      uint64
+	uses       uint32 // as at the last look
+	using      bool
+	counted    bool   // uses and using were set
 	sentOut    uint64 // bytes acknowledged at the last look
 	consumed   uint64 // bytes the application had taken at the last look
 	sample     sample
@@ -92,6 +98,7 @@ const (
 	flagKeepAlive // the application configures keepalive itself
 	flagLinger    // the application set SO_LINGER
 	flagCopied    // io.Copy has read from this connection
+	flagCopyFailed
 	flagClosed    // as closed, for the data path
 )
 
@@ -111,8 +118,11 @@ func (e *entry) entered() {
 }
 
 // readEnded notes the error of a Read.
-func (e *entry) readEnded(err error) {
-	r := classifyRead(err)
+func (e *entry) readEnded(err error) { e.note(classifyRead(err)) }
+
+// note notes how a Read or a copy ended, and the line that called the method
+// that calls note through one other function.
+func (e *entry) note(r readResult) {
 	if r == readNothing || e.flags.Load()&flagClosed != 0 {
 		return
 	}
@@ -121,13 +131,12 @@ func (e *entry) readEnded(err error) {
 		mark, site = markEOF, &e.eofSite
 	}
 	e.mu.Lock()
-	if *site == 0 {
-		*site = sites.Capture(2)
+	if *site == 0 || r > e.readErr {
+		*site = sites.Capture(3)
 	}
-	// A fatal error or EOF is not forgotten for a deadline that follows it.
-	if r != readDeadline || e.readErr == readNothing {
-		e.readErr = r
-	}
+	// The gravest stays: after an error the kernel shows an orderly end.
+	e.readErr = max(e.readErr, r)
+	e.readEnd = e.t.epoch.Load()
 	e.mu.Unlock()
 	e.readEpoch.Store(mark)
 }
@@ -135,6 +144,8 @@ func (e *entry) readEnded(err error) {
 func classifyRead(err error) readResult {
 	var errno syscall.Errno
 	switch {
+	case err == nil:
+		return readNothing
 	case err == io.EOF:
 		return readEOF
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -198,7 +209,7 @@ func (e *entry) closeLocked() {
 	e.flags.Or(flagClosed)
 	e.raw = nil
 	e.armed = false
-	e.endedAt = time.Now()
+	e.endedAt = e.t.seam.now()
 }
 
 // gone notes that the descriptor was closed behind our back.

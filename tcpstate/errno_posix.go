@@ -8,7 +8,9 @@ func classifyErrno(e syscall.Errno) readResult {
 	switch e {
 	case syscall.ECONNRESET, syscall.EPIPE:
 		return readReset
-	case syscall.ETIMEDOUT:
+	case syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH:
+		// The kernel gave up; in place of the timeout it reports an ICMP
+		// message that came meanwhile, if any (tcp_write_err).
 		return readTimedOut
 	}
 	return readOther

@@ -2,11 +2,8 @@ package tcpstate
 
 import (
 	"encoding/json"
-	"net"
-	"slices"
+	"math"
 	"time"
-
-	"github.com/tcpstate/tcpstate-go/internal/sites"
 )
 
 // Finding is one fault of one connection, as it was when it was reported. Its
@@ -22,6 +19,7 @@ type Finding struct {
 	// socket. It stays when the kind changes.
 	Since      time.Time `json:"since"`
 	DetectedAt time.Time `json:"detected_at"`
+	ReportedAt time.Time `json:"reported_at"` // when the ages in Evidence were true
 
 	Subject Subject `json:"subject"`
 	Sites   []Site  `json:"sites,omitempty"` // the line to open first
@@ -63,11 +61,12 @@ type Subject struct {
 	Use     string    `json:"use,omitempty"` // of the use in progress, or the last one
 	UseOpen bool      `json:"use_open,omitempty"`
 	UseFor  Duration  `json:"use_for,omitempty"` // age of the use in progress
+	HTTP    bool      `json:"http,omitempty"`    // the use is an HTTP request, to judge by its method
 }
 
 // Site is a place in the code that had to do with the connection.
 type Site struct {
-	// Role is dial, accept, request, handler, eof or error.
+	// Role is dial, accept, request, use, last use, handler, eof or error.
 	Role   string  `json:"role"`
 	Frames []Frame `json:"frames"` // at most three, the owner's first
 }
@@ -87,23 +86,25 @@ type Group struct {
 	Opened  uint64    `json:"opened"` // ever
 	Cleared uint64    `json:"cleared"`
 	Since   time.Time `json:"since"`
-	// PerMinute is how fast the group grows: those opened per minute since the
-	// first one, 0 in the first minute.
+	// PerMinute is how fast Open grew over the last five to ten minutes, 0 in
+	// the first minute, negative when it falls.
 	PerMinute float64 `json:"per_minute,omitempty"`
-	// NewlyOpened and NewlyCleared count since the last event about the group,
-	// for counters.
+	// NewlyOpened and NewlyCleared count since the last event about the group
+	// that this observer received: summed up, the difference is Open. They are
+	// 0 in what Tracker.Findings returns.
 	NewlyOpened  uint64 `json:"newly_opened"`
 	NewlyCleared uint64 `json:"newly_cleared"`
 }
 
-// Evidence is what the verdict rests on. An age that is not known is negative.
+// Evidence is what the verdict rests on. An age that is not known is negative,
+// and absent from JSON.
 type Evidence struct {
-	PeerFIN     Duration `json:"peer_fin"` // since the peer's FIN was noticed
-	Died        Duration `json:"died"`     // since the kernel ended the connection
-	AppRead     Duration `json:"app_read"` // since the application last read; at most a sweep too long
-	DataIn      Duration `json:"data_in"`  // since bytes came
-	DataOut     Duration `json:"data_out"` // since bytes were sent
-	ACK         Duration `json:"ack"`      // since the peer acknowledged anything
+	PeerFIN     Duration `json:"peer_fin,omitzero"` // since the peer's FIN was noticed
+	Died        Duration `json:"died,omitzero"`     // since the kernel ended the connection
+	AppRead     Duration `json:"app_read,omitzero"` // since the application last read; at most a sweep too long
+	DataIn      Duration `json:"data_in,omitzero"`  // since bytes came
+	DataOut     Duration `json:"data_out,omitzero"` // since bytes were sent
+	ACK         Duration `json:"ack,omitzero"`      // since the peer acknowledged anything
 	RecvQueue   int      `json:"recv_queue"`
 	SendQueue   int      `json:"send_queue"`
 	BytesIn     uint64   `json:"bytes_in"`
@@ -116,227 +117,51 @@ type Evidence struct {
 	Hijacked    bool     `json:"hijacked,omitempty"`
 }
 
-// Duration is a time.Duration that JSON shows in seconds.
+// UnmarshalJSON implements json.Unmarshaler: an age that is absent is not known.
+func (ev *Evidence) UnmarshalJSON(b []byte) error {
+	type plain Evidence
+	p := plain{
+		PeerFIN: unknownAge, Died: unknownAge, AppRead: unknownAge,
+		DataIn: unknownAge, DataOut: unknownAge, ACK: unknownAge,
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	*ev = Evidence(p)
+	return nil
+}
+
+// Duration is an age. JSON shows it in seconds.
 type Duration time.Duration
 
-// MarshalJSON implements json.Marshaler.
+const unknownAge = Duration(-1)
+
+// IsZero reports whether the age is not known, for the option omitzero of
+// encoding/json.
+func (d Duration) IsZero() bool { return d < 0 }
+
+// MarshalJSON implements json.Marshaler. An age that is not known is null.
 func (d Duration) MarshalJSON() ([]byte, error) {
+	if d < 0 {
+		return []byte("null"), nil
+	}
 	return json.Marshal(time.Duration(d).Seconds())
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (d *Duration) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		*d = unknownAge
+		return nil
+	}
 	var s float64
 	if err := json.Unmarshal(b, &s); err != nil {
 		return err
 	}
-	*d = Duration(s * float64(time.Second))
+	*d = Duration(math.Round(s * float64(time.Second)))
 	return nil
 }
 
-// String returns d rounded for reading: "30s", "2m10s".
+// String returns d rounded for reading: "30s", "2m10s", and "?" when it is not
+// known.
 func (d Duration) String() string { return age(time.Duration(d)) }
-
-const unknownAge = Duration(-1)
-
-// Findings returns the findings that are open, oldest first. Inventory is among
-// them.
-func (t *Tracker) Findings() []Finding {
-	t.init()
-	t.judge.mu.Lock()
-	defer t.judge.mu.Unlock()
-	now := t.now()
-	t.meet(now, t.epoch.Load())
-	all := make([]Finding, 0, len(t.judge.findings))
-	for _, f := range t.judge.findings {
-		all = append(all, t.publish(f, nil, now))
-	}
-	slices.SortFunc(all, func(a, b Finding) int { return int(a.ID) - int(b.ID) })
-	return all
-}
-
-// publish makes the public form of f for one subscriber, or for nobody.
-func (t *Tracker) publish(f *finding, s *subscriber, now int64) Finding {
-	e, g, info := f.e, f.g, f.kind.Info()
-	sus := e.sus
-	if sus == nil {
-		sus = new(suspicion)
-	}
-	pub := Finding{
-		ID: f.id, Kind: f.kind, Cause: f.cause, Severity: info.Severity, Phase: info.Phase,
-		State: e.state, Since: t.wall(f.since), DetectedAt: t.wall(f.openedAt),
-		Title: info.Title, Fix: info.Fix,
-		Group: Group{
-			ID: g.id, Open: g.open, Opened: g.opened, Cleared: g.cleared, Since: t.wall(g.since),
-			NewlyOpened: g.opened - g.toldOpened, NewlyCleared: g.cleared - g.toldCleared,
-		},
-	}
-	if d := time.Duration(now - g.openedAt); d >= time.Minute && g.opened > 1 {
-		pub.Group.PerMinute = float64(g.opened-1) / d.Minutes()
-	}
-
-	e.mu.Lock()
-	sample := sus.sample
-	if !sus.sampled || f.kind == KindLeakCollected {
-		sample = e.final
-	}
-	use, open := e.oldestUseLocked(), true
-	if use == nil {
-		use, open = e.lastUse, false
-	}
-	pub.Subject = Subject{
-		Conn: &Watch{e: e}, ID: e.id, Role: e.role, Name: e.name, Target: e.target,
-		Local: addrString(e.local), Remote: addrString(e.remote), Opened: e.born, MPTCP: sample.mptcp,
-	}
-	ev := &pub.Evidence
-	if use != nil {
-		pub.Subject.Use, pub.Subject.UseOpen = use.use.String(), open
-		if open {
-			pub.Subject.UseFor = Duration(t.seam.now().Sub(use.begun))
-		}
-		if use.done != nil {
-			told := false
-			select {
-			case <-use.done:
-				told = true
-			default:
-			}
-			ev.ContextDone = &told
-		}
-		ev.Hijacked = use.hijacked
-		pub.Tokens.Use = use.tokens.of(s)
-	}
-	pub.Tokens.Dial = e.tokens.of(s)
-	ev.EOFRead = e.readErr == readEOF
-	pub.Sites = e.sitesLocked(f.kind, use, t.cfg.Load().HideFrames)
-	e.mu.Unlock()
-
-	ev.fill(t, e, sus, &sample, now)
-	explain(&pub, t)
-	return pub
-}
-
-// fill sets what the loop knows. Ages that the kernel gave are as old as the
-// sample.
-func (ev *Evidence) fill(t *Tracker, e *entry, sus *suspicion, s *sample, now int64) {
-	since := func(at int64) Duration {
-		if at == 0 {
-			return unknownAge
-		}
-		return Duration(now - at)
-	}
-	ev.PeerFIN, ev.Died = since(sus.finAt), since(sus.deadAt)
-	ev.ReadsSeen = e.flags.Load()&flagWrapped != 0
-	re := e.readEpoch.Load()
-	ev.EverRead = re != 0
-	ev.AppRead = unknownAge
-	switch {
-	case re >= markFirst:
-		if sus.progressAt != 0 {
-			ev.AppRead = since(sus.progressAt)
-		} else if sus.finAt != 0 {
-			ev.AppRead = since(sus.finAt)
-		}
-	case re != 0:
-		ev.AppRead = Duration(max(now-t.epochTime(re), 0))
-	}
-	ev.DataIn, ev.DataOut, ev.ACK = unknownAge, unknownAge, unknownAge
-	if !s.ok {
-		return
-	}
-	stale := Duration(0)
-	if sus.sampled {
-		stale = Duration(max(now-e.sampledAt, 0))
-	}
-	if s.bytesReceived > 0 {
-		ev.DataIn = Duration(s.dataRecv) + stale
-	}
-	if s.bytesSent > 0 {
-		ev.DataOut = Duration(s.dataSent) + stale
-	}
-	ev.ACK = Duration(s.ackRecv) + stale
-	ev.RecvQueue, ev.SendQueue = int(s.recvQueue), int(s.sendQueue)
-	ev.BytesIn, ev.BytesOut = s.bytesReceived, s.bytesSent
-	if sus.hist.fin && ev.BytesIn > 0 {
-		ev.BytesIn-- // the kernel counts the FIN
-	}
-	ev.Retransmits = s.totalRetrans
-}
-
-// ownerSite returns the place that a finding of this kind is grouped by: the
-// line that has to change.
-func (e *entry) ownerSite(k Kind) (sites.ID, string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	list := e.rankLocked(k)
-	for _, s := range list {
-		if s.id != 0 {
-			return s.id, e.name
-		}
-	}
-	return 0, e.name
-}
-
-type rankedSite struct {
-	role string
-	id   sites.ID
-}
-
-// rankLocked lists the places that had to do with e, the one to open first for
-// this kind in front. The caller holds mu.
-func (e *entry) rankLocked(k Kind) []rankedSite {
-	born := rankedSite{"dial", e.site}
-	if e.role == Server {
-		born.role = "accept"
-	}
-	var use, handler rankedSite
-	if u := e.oldestUseLocked(); u != nil {
-		use, handler = rankedSite{"request", u.site}, rankedSite{"handler", u.handler}
-	} else if u := e.lastUse; u != nil {
-		use = rankedSite{"last use", u.site}
-		handler = rankedSite{"last use", u.handler}
-	}
-	eof, failed := rankedSite{"eof", e.eofSite}, rankedSite{"error", e.errSite}
-	switch k {
-	case KindCloseWaitEOFSeen:
-		return []rankedSite{handler, eof, use, born}
-	case KindCloseWaitErrorPath:
-		return []rankedSite{failed, use, handler, born}
-	case KindLeakDeadSocket:
-		return []rankedSite{use, handler, failed, eof, born}
-	case KindLeakCollected, KindCloseWaitNeverRead, KindCloseWaitIdleInPool:
-		return []rankedSite{born, use, handler}
-	}
-	return []rankedSite{use, handler, born, eof, failed}
-}
-
-// sitesLocked symbolises the places. The caller holds mu.
-func (e *entry) sitesLocked(k Kind, use *Usage, hide []string) []Site {
-	var out []Site
-	for _, s := range e.rankLocked(k) {
-		if s.id == 0 {
-			continue
-		}
-		frames := publicFrames(s.id.Owner(hide))
-		if len(frames) == 0 || slices.ContainsFunc(out, func(o Site) bool { return slices.Equal(o.Frames, frames) }) {
-			continue
-		}
-		out = append(out, Site{Role: s.role, Frames: frames})
-	}
-	return out
-}
-
-func publicFrames(fs []sites.Frame) []Frame {
-	out := make([]Frame, 0, len(fs))
-	for _, f := range fs {
-		out = append(out, Frame{Function: f.Function, File: f.File, Line: f.Line, short: f.Short})
-	}
-	return out
-}
-
-func addrString(a net.Addr) string {
-	if a == nil {
-		return ""
-	}
-	return a.String()
-}

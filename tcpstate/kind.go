@@ -1,6 +1,9 @@
 package tcpstate
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // Kind names what is wrong with a connection, family first: "close_wait.eof_seen".
 // The kinds this version can report, with their meaning, are listed by Kinds.
@@ -47,6 +50,17 @@ func (s Severity) String() string {
 
 // MarshalText implements encoding.TextMarshaler.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText accepts the String forms.
+func (s *Severity) UnmarshalText(text []byte) error {
+	for v := Inventory; v <= Error; v++ {
+		if v.String() == string(text) {
+			*s = v
+			return nil
+		}
+	}
+	return fmt.Errorf("tcpstate: unknown severity %q", text)
+}
 
 // KindInfo describes a kind.
 type KindInfo struct {
@@ -144,18 +158,34 @@ var kinds = []KindInfo{{
 	Default: "30 s after the end of the connection",
 }}
 
-// Kinds returns a description of every kind that this version can report.
-func Kinds() []KindInfo { return slices.Clone(kinds) }
-
-// Info returns the description of k, and the zero KindInfo for an unknown kind.
-func (k Kind) Info() KindInfo {
+// Kinds returns a description of every kind that this version can report. The
+// caller owns the slice.
+func Kinds() []KindInfo {
+	all := make([]KindInfo, 0, len(kinds))
 	for i := range kinds {
-		if kinds[i].Kind == k {
-			return kinds[i]
-		}
+		all = append(all, kinds[i].clone())
 	}
-	return KindInfo{}
+	return all
 }
 
-// Severity returns the severity of k.
-func (k Kind) Severity() Severity { return k.Info().Severity }
+// Info returns the description of k, and the zero KindInfo for an unknown kind.
+func (k Kind) Info() KindInfo { return k.info().clone() }
+
+// Severity returns the severity of k, 0 for an unknown kind.
+func (k Kind) Severity() Severity { return k.info().Severity }
+
+// info returns the description of k, not to be changed.
+func (k Kind) info() *KindInfo {
+	for i := range kinds {
+		if kinds[i].Kind == k {
+			return &kinds[i]
+		}
+	}
+	return new(KindInfo)
+}
+
+func (k *KindInfo) clone() KindInfo {
+	c := *k
+	c.Causes = slices.Clone(k.Causes)
+	return c
+}

@@ -105,7 +105,7 @@ func (t *Tracker) loop() {
 	}
 	t.judge.readLimit(t.seam.maxWatches)
 
-	t.judge.agenda = agenda{sweep: t.now() + int64(t.cfg.Load().sweep())}
+	t.begin()
 	var evs []epoll.Event
 	wait := time.Duration(0)
 	for {
@@ -167,6 +167,7 @@ func (t *Tracker) pass(evs []epoll.Event) time.Duration {
 	j.mu.Lock()
 	now := t.now()
 	ep := t.bump(now)
+	t.reconfigured(now)
 
 	for _, ev := range evs {
 		if e := t.byToken(ev.Token); e != nil {
@@ -200,12 +201,14 @@ func (t *Tracker) pass(evs []epoll.Event) time.Duration {
 	if a.remind != 0 && now >= a.remind {
 		t.remind(now)
 	}
+	t.flush(now)
 
 	t.mu.Lock()
 	pending := len(t.young)+len(t.ends)+len(t.dials) > 0
 	if t.closed || t.live == 0 && !pending && a.young == 0 {
 		t.running = false
 		t.mu.Unlock()
+		t.rest(now)
 		j.mu.Unlock()
 		return -1
 	}
@@ -392,7 +395,8 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 	if !s.sample.ok {
 		t.judge.noInfo(s.err)
 	}
-	readErr, using := e.readErr, e.uses != nil
+	readErr, using, watched := e.readErr, e.uses != nil, e.armed
+	uses := e.useCount
 	expect := e.expectationLocked()
 	e.mu.Unlock()
 
@@ -403,10 +407,10 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 		state: s.sample.state, mptcp: s.sample.mptcp,
 		rdhup: flags&epoll.ReadHup != 0, hup: flags&epoll.Hup != 0, err: flags&epoll.Err != 0,
 		retransmits: s.sample.retransmits, backoff: s.sample.backoff, probes: s.sample.probes,
-		read:      readErr,
+		read: readErr, copied: fl&flagCopyFailed != 0,
 		closeRead: fl&flagCloseRead != 0, closeWrite: fl&flagCloseWrite != 0,
-		blind:  fl&flagWrapped == 0,
-		reader: e.readEpoch.Load() != 0,
+		blind: fl&flagWrapped == 0, watched: watched,
+		settled: e.sus != nil && e.sus.deadAt != 0 && now-e.sus.deadAt >= int64(suspectInterval),
 	}
 	var hist history
 	if e.sus != nil {
@@ -417,11 +421,8 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 		e.setState(s.sample.state)
 		if e.sus != nil {
 			e.sus.hist = next
-		} else if next.closeWrite || next.closeRead {
-			// Remembered by the flags of the wrapper; without one, here.
-			if l.blind {
-				e.sus = &suspicion{hist: next}
-			}
+		} else if next != (history{}) {
+			e.sus = &suspicion{hist: next}
 		}
 		return
 	}
@@ -449,6 +450,7 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 	}
 	sus.hist = next
 	sus.progress(e, &s.sample, now)
+	sus.used(uses, using, now)
 	sus.sample = s.sample
 	e.setState(shownState(next, s.sample.state))
 	t.judgeEntry(e, now, &expect, using, readErr)
@@ -464,19 +466,30 @@ func shownState(h history, s State) State {
 }
 
 // progress notes what moved since the last look: bytes that the peer
-// acknowledged, bytes that the application took, or a Read.
+// acknowledged, bytes that the application took, a Read, or what a use told.
 func (sus *suspicion) progress(e *entry, s *sample, now int64) {
-	re := e.readEpoch.Load()
+	re, moved := e.readEpoch.Load(), e.moved.Load()
 	if !s.ok {
 		return
 	}
 	acked, consumed := s.bytesAcked, s.consumed()
 	if !sus.sampled {
 		sus.sampled = true
-	} else if acked > sus.sentOut && !sus.hist.dead || consumed > sus.consumed || re != sus.readEpoch {
+	} else if acked > sus.sentOut && !sus.hist.dead || consumed > sus.consumed || re != sus.readEpoch || moved != sus.moved {
 		sus.progressAt = now
 	}
-	sus.sentOut, sus.consumed, sus.readEpoch = acked, consumed, re
+	sus.sentOut, sus.consumed, sus.readEpoch, sus.moved = acked, consumed, re, moved
+}
+
+// used notes that a use began or ended: somebody takes care of the connection.
+func (sus *suspicion) used(uses uint32, using bool, now int64) {
+	if uses != sus.uses || using != sus.using {
+		if sus.counted {
+			sus.progressAt = now
+		}
+		sus.uses, sus.using = uses, using
+	}
+	sus.counted = true
 }
 
 // judgeEntry asks for the verdict and acts on it.
@@ -486,7 +499,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, re
 	re := e.readEpoch.Load()
 	f := facts{
 		now: now, role: e.role, blind: e.flags.Load()&flagWrapped == 0,
-		hist: sus.hist, before: sus.before,
+		hist: sus.hist,
 		finAt: sus.finAt, deadAt: sus.deadAt, progressAt: sus.progressAt,
 		sample:    sus.sample,
 		everRead:  re != 0,
@@ -494,7 +507,6 @@ func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, re
 		copying:   e.copying.Load() > 0,
 		readErr:   readErr,
 		using:     using,
-		open:      sus.finding != nil,
 		pooled:    expect.Pooled,
 		halfClose: expect.HalfClose,
 		closeWait: cfg.Thresholds.closeWait(), deadSocket: cfg.Thresholds.deadSocket(),
@@ -502,12 +514,15 @@ func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, re
 	if re >= markFirst {
 		f.lastRead = readErr
 	}
+	if sus.finding != nil {
+		f.open = sus.finding.kind
+	}
 	v := diagnose(&f)
 	if v.kind != "" && expect.ignores(v.kind) {
-		v = verdict{}
+		v = verdict{due: v.due}
 	}
 	t.judge.settle(t, e, v, now)
-	if v.kind == "" && v.due != 0 {
+	if v.due != 0 {
 		t.suspect(e, now)
 	}
 }

@@ -3,7 +3,7 @@ package tcpstate
 import (
 	"context"
 	"net"
-	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -30,19 +30,23 @@ type Observer struct {
 	Closed func(ClosedInfo)
 
 	// Opened is told of the first finding of a group: one kind at one line of
-	// code. Those that join it later show in the counts of Reminded and
-	// Cleared, and one by one in Tracker.Findings.
+	// code, of connections with one name. Those that join it later show in the
+	// counts of Reminded and Cleared, and one by one in Tracker.Findings. A
+	// group that opens again shortly after it was reported waits its turn as
+	// for a reminder.
 	Opened func(Finding)
 
 	// Changed is told when a finding becomes another kind and opens a group by
-	// that: Finding.Was is the kind it had.
+	// that: Finding.Was is the kind it had. ID and Since stay.
 	Changed func(Finding)
 
 	// Reminded is told, at growing intervals, that a group is still open and
 	// has changed.
 	Reminded func(Finding)
 
-	// Cleared is told when the last finding of a group has ended.
+	// Cleared is told when the last finding of a group has ended. Where
+	// Finding.Became is set, it has become that kind instead, or, with the same
+	// kind, moved to another line since HideFrames was changed.
 	Cleared func(Finding)
 }
 
@@ -141,6 +145,9 @@ func (t *Tracker) Observe(o *Observer) (stop func()) {
 	s := &subscriber{o: o, t: t}
 	t.judge.mu.Lock()
 	t.setObservers(func(subs []*subscriber) []*subscriber { return append(subs, s) })
+	for _, f := range t.judge.fallback {
+		f.told = nil // when its turn comes again, it begins anew
+	}
 	t.replay(s)
 	t.judge.mu.Unlock()
 	var once sync.Once
@@ -148,15 +155,11 @@ func (t *Tracker) Observe(o *Observer) (stop func()) {
 		once.Do(func() {
 			t.judge.mu.Lock()
 			t.meet(t.now(), t.bump(t.now()))
+			t.flush(t.now())
 			t.setObservers(func(subs []*subscriber) []*subscriber {
-				var rest []*subscriber
-				for _, other := range subs {
-					if other != s {
-						rest = append(rest, other)
-					}
-				}
-				return rest
+				return slices.DeleteFunc(subs, func(other *subscriber) bool { return other == s })
 			})
+			s.told = nil
 			t.judge.mu.Unlock()
 			s.stop()
 		})
@@ -186,157 +189,19 @@ func (t *Tracker) subscribers() []*subscriber {
 	return t.judge.fallback
 }
 
+// everybody returns all subscribers, also those whose turn it is not.
+func (t *Tracker) everybody() []*subscriber {
+	all := slices.Clone(t.judge.fallback)
+	if p := t.observers.Load(); p != nil {
+		all = append(all, *p...)
+	}
+	return all
+}
+
 func (t *Tracker) stopObservers() {
-	subs := t.subscribers()
+	subs := t.everybody()
 	t.setObservers(func([]*subscriber) []*subscriber { return nil })
 	for _, s := range subs {
 		s.stop()
-	}
-	for _, s := range t.judge.fallback {
-		s.stop()
-	}
-}
-
-// subscriber is an attached observer and its queue.
-type subscriber struct {
-	o *Observer
-	t *Tracker
-
-	mu      sync.Mutex // guards following fields
-	queue   []event
-	running bool
-	stopped bool
-}
-
-// event is one call of an observer.
-type event struct {
-	what    eventKind
-	finding Finding
-	closed  ClosedInfo
-	dial    DialInfo
-	e       *entry // of dial
-}
-
-type eventKind uint8
-
-const (
-	eventDial eventKind = iota
-	eventClosed
-	eventOpened
-	eventChanged
-	eventReminded
-	eventCleared
-)
-
-const (
-	// maxQueue bounds the events about single dials and connections.
-	maxQueue = 4096
-	// maxFindings is the room for findings on top: they come in groups, so
-	// they are few, and they are what observers are for.
-	maxFindings = 1024
-)
-
-// push queues ev, or drops and counts it.
-func (s *subscriber) push(ev event) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	limit := maxQueue
-	if ev.what >= eventOpened {
-		limit += maxFindings
-	}
-	if s.stopped || len(s.queue) >= limit {
-		s.t.count.queueFull.Add(1)
-		return
-	}
-	s.queue = append(s.queue, ev)
-	if !s.running {
-		s.running = true
-		time.AfterFunc(0, s.drain) // without the pprof labels of the caller
-	}
-}
-
-// drain tells the observer until the queue is empty.
-func (s *subscriber) drain() {
-	var batch []event
-	for {
-		s.mu.Lock()
-		batch, s.queue = s.queue, nil
-		if len(batch) == 0 {
-			s.running = false
-			s.mu.Unlock()
-			return
-		}
-		s.mu.Unlock()
-		for i := range batch {
-			s.tell(&batch[i])
-		}
-	}
-}
-
-// stop ends the subscription and waits until the queue is empty. It polls: a
-// channel made here could not be closed from the goroutine that drains, if this
-// one runs in a bubble of testing/synctest.
-func (s *subscriber) stop() {
-	s.mu.Lock()
-	s.stopped = true
-	s.mu.Unlock()
-	for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		s.mu.Lock()
-		running := s.running
-		s.mu.Unlock()
-		if !running {
-			return
-		}
-	}
-}
-
-// stopTimeout is how long stop waits for an observer that hangs.
-const stopTimeout = 5 * time.Second
-
-func (s *subscriber) tell(ev *event) {
-	defer s.caught()
-	o := s.o
-	call := func(f func(Finding)) {
-		if f != nil {
-			f(ev.finding)
-		}
-	}
-	switch ev.what {
-	case eventDial:
-		if o.DialDone == nil {
-			return
-		}
-		if v := o.DialDone(ev.dial); v != nil && ev.e != nil {
-			ev.e.mu.Lock()
-			ev.e.tokens = &token{sub: s, v: v, next: ev.e.tokens}
-			ev.e.mu.Unlock()
-		}
-	case eventClosed:
-		if o.Closed != nil {
-			// A token that DialDone returned came after the event was queued.
-			if ev.e != nil {
-				ev.e.mu.Lock()
-				ev.closed.DialToken = ev.e.tokens.of(s)
-				ev.e.mu.Unlock()
-			}
-			o.Closed(ev.closed)
-		}
-	case eventOpened:
-		call(o.Opened)
-	case eventChanged:
-		call(o.Changed)
-	case eventReminded:
-		call(o.Reminded)
-	case eventCleared:
-		call(o.Cleared)
-	}
-}
-
-// caught keeps a panic of an observer from the application.
-func (s *subscriber) caught() {
-	if r := recover(); r != nil {
-		if s.t.count.panics.Add(1) == 1 {
-			s.t.logger().Error("tcpstate: an observer panicked", "panic", r, "stack", string(debug.Stack()))
-		}
 	}
 }

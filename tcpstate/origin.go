@@ -2,6 +2,7 @@ package tcpstate
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -25,6 +26,19 @@ func (r Role) String() string {
 
 // MarshalText implements encoding.TextMarshaler.
 func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText accepts the String forms.
+func (r *Role) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "client":
+		*r = Client
+	case "server":
+		*r = Server
+	default:
+		return fmt.Errorf("tcpstate: unknown role %q", text)
+	}
+	return nil
+}
 
 // Origin says where a connection comes from.
 type Origin struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strconv"
+	"strings"
 )
 
 // slogObserver reports to the tracker's logger, while nobody else listens.
@@ -32,7 +33,7 @@ func logFinding(l *slog.Logger, f Finding, event string) {
 	if !l.Enabled(context.Background(), level) {
 		return
 	}
-	l.LogAttrs(context.Background(), level, f.headline(), f.LogAttrs(event)...)
+	l.LogAttrs(context.Background(), level, f.Headline(), f.LogAttrs(event)...)
 }
 
 // LogAttrs returns the finding as attributes for a log record, in the order of
@@ -59,7 +60,7 @@ func (f *Finding) LogAttrs(event string) []slog.Attr {
 				slog.Int("code.line.number", fr.Line))
 			continue
 		}
-		as = append(as, slog.String("tcpstate.site."+attrName(s.Role), fr.String()))
+		as = append(as, slog.String("tcpstate.site."+strings.ReplaceAll(s.Role, " ", "_"), fr.String()))
 	}
 	as = append(as,
 		slog.String("network.connection.state", f.State.SemConv()),

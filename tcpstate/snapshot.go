@@ -25,6 +25,7 @@ type Snapshot struct {
 	SendQueue     int  // bytes the peer has not acknowledged
 	Use           string
 	Uses          uint32    // uses that were ever attached
+	InUse         int       // uses in progress
 	PeerClosed    time.Time // when the peer's FIN was noticed
 	Site          Site      // dial or accept
 	Finding       Kind      // open now; empty: none
@@ -52,6 +53,9 @@ func (e *entry) snapshot(ask bool) Snapshot {
 	e.mu.Lock()
 	raw := e.raw
 	s.Open, s.Uses = raw != nil, e.useCount
+	for u := e.uses; u != nil; u = u.next {
+		s.InUse++
+	}
 	use := e.oldestUseLocked()
 	if use == nil {
 		use = e.lastUse
@@ -59,8 +63,7 @@ func (e *entry) snapshot(ask bool) Snapshot {
 	if use != nil {
 		s.Use = use.use.String()
 	}
-	list := e.rankLocked(KindLeakCollected)
-	s.Site = Site{Role: list[0].role, Frames: publicFrames(e.site.Owner(t.cfg.Load().HideFrames))}
+	s.Site = Site{Role: e.bornBy(), Frames: publicFrames(e.site.Owner(t.cfg.Load().HideFrames))}
 	e.mu.Unlock()
 
 	if ask && raw != nil {
@@ -106,6 +109,7 @@ func (t *Tracker) tellClosed(e *entry, kinds []Kind) {
 		hist = e.sus.hist
 		c.PeerClosed = t.wall(e.sus.finAt)
 	}
+	hist.closeWrite = hist.closeWrite || e.flags.Load()&flagCloseWrite != 0
 	c.Reason = closeReason(e.leaked, hist, f.state, e.readErr)
 	use := e.oldestUseLocked()
 	if use == nil {
@@ -139,9 +143,10 @@ func closeReason(leaked bool, h history, s State, read readResult) CloseReason {
 		return CloseReset
 	case h.dead && h.end == endTimeout, s == Closed && read == readTimedOut:
 		return CloseTimeout
-	case h.fin, s == CloseWait, s == LastAck:
+	case h.finFirst, s == CloseWait, s == LastAck:
 		return ClosePeerFIN
-	case s == Closed && read != readEOF:
+	case s == Closed && read != readEOF && !h.closeWrite:
+		// After our own FIN, CLOSE is where an orderly end leads, too.
 		return CloseReset
 	}
 	return CloseLocal

@@ -1,8 +1,10 @@
 package tcpstate
 
 import (
+	"cmp"
 	"iter"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +19,7 @@ type counters struct {
 	sweepNanos        atomic.Int64
 	muted, queueFull  atomic.Uint64
 	groupsFull        atomic.Uint64
+	rateLimited       atomic.Uint64
 	panics            atomic.Uint64
 	findings          [Error + 1]atomic.Uint64
 	openFindings      [Error + 1]atomic.Int64
@@ -38,11 +41,12 @@ type Stats struct {
 	Inventory, Warnings, Errors int    // findings open now
 	Found                       uint64 // findings ever opened
 
-	Muted     uint64 // findings silenced by Config.Mute
-	QueueFull uint64 // events that an observer was too slow for
-	Overflow  uint64 // findings beyond the number of groups that are kept
-	Panics    uint64 // panics of observers that were caught
-	Unwatched uint64 // times tracking could only count, because time was not real (testing/synctest)
+	Muted       uint64 // findings silenced by Config.Mute when they opened
+	RateLimited uint64 // groups not reported at once, because they were a moment ago
+	QueueFull   uint64 // events that an observer was too slow for
+	Overflow    uint64 // findings in groups of their kind, because there were too many lines
+	Panics      uint64 // panics of observers that were caught
+	Unwatched   uint64 // times tracking could only count, because time was not real (testing/synctest)
 }
 
 // Stats returns the counters of t.
@@ -56,7 +60,8 @@ func (t *Tracker) Stats() Stats {
 		Warnings:  int(c.openFindings[Warning].Load()),
 		Errors:    int(c.openFindings[Error].Load()),
 		Muted:     c.muted.Load(), QueueFull: c.queueFull.Load(), Overflow: c.groupsFull.Load(),
-		Panics: c.panics.Load(), Unwatched: c.unwatched.Load(),
+		RateLimited: c.rateLimited.Load(),
+		Panics:      c.panics.Load(), Unwatched: c.unwatched.Load(),
 	}
 	s.Closed = c.closed.Load()
 	for i := range c.findings {
@@ -68,8 +73,8 @@ func (t *Tracker) Stats() Stats {
 	return s
 }
 
-// series counts the connections of one name and role. The number of series is
-// bounded: beyond maxSeries names share one.
+// series counts the connections of one name and role. The number of names is
+// bounded: beyond maxSeries they share one.
 type series struct {
 	role           Role
 	name           string
@@ -90,8 +95,9 @@ const (
 )
 
 type seriesTable struct {
-	mu sync.RWMutex // guards m
-	m  map[seriesKey]*series
+	mu    sync.RWMutex // guards following fields
+	m     map[seriesKey]*series
+	names map[string]struct{} // in m, but for otherNames
 }
 
 func (j *judgement) seriesOf(role Role, name string) *series {
@@ -108,10 +114,11 @@ func (j *judgement) seriesOf(role Role, name string) *series {
 	if s := tab.m[key]; s != nil {
 		return s
 	}
-	if len(tab.m) >= 2*maxSeries && name != otherNames {
-		key.name = otherNames
-		if s := tab.m[key]; s != nil {
-			return s
+	if _, ok := tab.names[name]; !ok && name != otherNames {
+		if len(tab.names) < maxSeries {
+			tab.names[name] = struct{}{}
+		} else if key.name = otherNames; tab.m[key] != nil {
+			return tab.m[key]
 		}
 	}
 	s = &series{role: key.role, name: key.name}
@@ -150,6 +157,9 @@ func (t *Tracker) Series() iter.Seq[Series] {
 			all = append(all, s)
 		}
 		tab.mu.RUnlock()
+		slices.SortFunc(all, func(a, b *series) int {
+			return cmp.Or(cmp.Compare(a.role, b.role), cmp.Compare(a.name, b.name))
+		})
 		for _, s := range all {
 			pub := Series{
 				Role: s.role, Name: s.name, Opened: s.opened.Load(), Closed: s.closed.Load(),
@@ -184,7 +194,7 @@ func (s *series) record(e *entry) { e.t.judge.traffic(e, &e.final) }
 type FindingCount struct {
 	Kind     Kind
 	Severity Severity
-	Name     string // of the connection that opened the group
+	Name     string // Series.Name of the connections
 	Role     Role
 	Frame    Frame // the line to open; zero when it is not known
 	Open     int
@@ -196,18 +206,24 @@ func (t *Tracker) FindingCounts() []FindingCount {
 	t.init()
 	t.judge.mu.Lock()
 	defer t.judge.mu.Unlock()
+	now := t.now()
+	t.refresh(now)
+	t.flush(now)
 	hide := t.cfg.Load().HideFrames
 	all := make([]FindingCount, 0, len(t.judge.groups))
 	for _, g := range t.judge.groups {
-		if g.muted {
+		if g.open == 0 || t.muted(g) {
 			continue
 		}
-		c := FindingCount{Kind: g.key.kind, Severity: g.key.kind.Severity(), Name: g.lead.e.series.name, Role: g.key.role, Open: g.open}
+		c := FindingCount{Kind: g.key.kind, Severity: g.key.kind.Severity(), Name: g.key.name, Role: g.key.role, Open: g.open}
 		if fs := publicFrames(g.site.Owner(hide)); len(fs) > 0 {
 			c.Frame = fs[0]
 		}
 		all = append(all, c)
 	}
+	slices.SortFunc(all, func(a, b FindingCount) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Frame.File, b.Frame.File), a.Frame.Line-b.Frame.Line)
+	})
 	return all
 }
 

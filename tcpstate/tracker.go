@@ -59,6 +59,8 @@ type Tracker struct {
 	sleep   time.Duration // what the loop sleeps for; 0 while awake or woken
 	done    chan struct{} // closed when the loop has ended
 
+	listeners listenerTable
+
 	obsMu     sync.Mutex // serialises Observe and its stop
 	observers atomic.Pointer[[]*subscriber]
 
@@ -271,6 +273,7 @@ func (t *Tracker) Close() error {
 	}
 	t.forgetAll()
 	t.stopObservers()
+	t.forgetFindings()
 	return nil
 }
 
@@ -314,7 +317,7 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry
 	if d != nil {
 		e.site, e.tokens, e.born, e.dialStart = d.site, d.tokens, d.ended, d.start
 	} else {
-		e.site, e.born = sites.Capture(2), time.Now()
+		e.site, e.born = sites.Capture(2), t.seam.now()
 	}
 	e.series = t.judge.seriesOf(o.Role, o.Name)
 	e.id = t.nextID.Add(1)

@@ -2,6 +2,7 @@ package tcpstate
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/sites"
@@ -13,53 +14,132 @@ import (
 //
 // Instrumentation makes one with Tracker.NewUsage where the application asks
 // for something, attaches it to a connection as soon as it knows which, and
-// ends it. Applications use Watch.Use. Methods may be called from any goroutine
-// and work on nil.
+// ends it. Applications use Watch.Use. A Usage holds neither a context nor a
+// connection. Methods may be called from any goroutine and work on nil.
 type Usage struct {
-	t       *Tracker
-	use     Use
-	site    sites.ID
-	handler sites.ID
-	begun   time.Time
-	tokens  *token
+	t     *Tracker
+	site  sites.ID
+	begun time.Time
 
-	// Guarded by the mu of the entry it is attached to.
-	done       <-chan struct{} // of the context; nil once ended
-	e          *entry
-	next, prev *Usage
-	ended      bool
-	endedAt    time.Time
+	mu    sync.Mutex // guards following fields; taken before the mu of an entry
+	e     *entry     // nil: not attached
+	ended bool
+
+	// Guarded by the mu of the entry it is attached to, or was last.
+	use        Use
+	handler    sites.ID
+	tokens     *token
+	done       <-chan struct{} // of a handler's context; nil once ended
 	hijacked   bool
+	next, prev *Usage
 }
 
 // NewUsage begins a use: it remembers the calling line and what observers take
-// from ctx, but not ctx.
+// from ctx, but not ctx. It returns nil while the tracker is off.
 func (t *Tracker) NewUsage(ctx context.Context, u Use) *Usage {
-	return &Usage{t: t, use: u, site: sites.Capture(1), begun: time.Now(), tokens: t.takeTokens(ctx)}
-}
-
-// NewHandlerUsage begins a use by a server's handler: the line of code to open
-// is that of the function handler. That its context is done is evidence: the
-// handler was told that the peer left.
-func (t *Tracker) NewHandlerUsage(ctx context.Context, u Use, handler any) *Usage {
-	us := &Usage{t: t, use: u, handler: sites.FromFunc(handler), begun: time.Now(), tokens: t.takeTokens(ctx)}
-	us.done = ctx.Done()
-	return us
+	t.init()
+	if t.cfg.Load().Off {
+		return nil
+	}
+	return &Usage{t: t, use: u, site: sites.Capture(1), begun: t.seam.now(), tokens: t.takeTokens(ctx)}
 }
 
 // Attach says that w's connection serves the use. A use that moves to another
-// connection, as with a retried request, is attached again.
+// connection, as with a retried request, is attached again; with nil, to one
+// that is not tracked.
 func (u *Usage) Attach(w *Watch) {
-	if u == nil || w == nil {
+	if u == nil {
 		return
 	}
-	u.detach(false)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.detachLocked(false)
+	if w == nil || u.ended {
+		return
+	}
 	e := w.e
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if u.ended || e.closed {
+	if !e.closed {
+		e.linkLocked(u)
+	}
+}
+
+// End ends the use. It may be called more than once.
+func (u *Usage) End() {
+	if u == nil {
 		return
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.ended {
+		u.ended = true
+		u.detachLocked(true)
+	}
+}
+
+// Progress says that the use moves on although the connection need not: the
+// application takes what lies in a buffer above it.
+func (u *Usage) Progress() {
+	if u == nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if e := u.e; e != nil {
+		if ep := e.t.epoch.Load(); e.moved.Load() != ep {
+			e.moved.Store(ep)
+		}
+	}
+}
+
+// Handle says that handler, a func, serves a request that came over the
+// connection. The line to open is then that of handler, and the end of ctx
+// shows that it was told of the client's departure. The server calls End of the
+// result when handler returns.
+//
+// Middleware may know more of a request than the server does. When it calls
+// Handle for a request that is served already, one whose context ends together
+// with ctx, then what it knows replaces what was said before, and the result is
+// nil.
+func (w *Watch) Handle(ctx context.Context, use Use, handler any) *Usage {
+	if w == nil || ctx == nil {
+		return nil
+	}
+	e := w.e
+	tokens, site, done := e.t.takeTokens(ctx), sites.FromFunc(handler), ctx.Done()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil
+	}
+	for u := e.uses; u != nil && done != nil; u = u.next {
+		if u.done == done {
+			u.sharpenLocked(use, site, tokens)
+			return nil
+		}
+	}
+	u := &Usage{t: e.t, use: use, handler: site, begun: e.t.seam.now(), tokens: tokens, done: done}
+	e.linkLocked(u)
+	return u
+}
+
+// Hijacked says that those who use the connection now have taken it over from
+// its server: it stays in use when they end.
+func (w *Watch) Hijacked() {
+	if w == nil {
+		return
+	}
+	w.e.mu.Lock()
+	defer w.e.mu.Unlock()
+	for u := w.e.uses; u != nil; u = u.next {
+		u.hijacked = true
+	}
+}
+
+// linkLocked puts u among the uses of e. The caller holds the mu of e, and that
+// of u unless it has just made it.
+func (e *entry) linkLocked(u *Usage) {
 	u.e, u.prev, u.next = e, nil, e.uses
 	if u.next != nil {
 		u.next.prev = u
@@ -68,54 +148,54 @@ func (u *Usage) Attach(w *Watch) {
 	e.useCount++
 }
 
-// End ends the use. It may be called more than once.
-func (u *Usage) End() {
-	if u != nil {
-		u.detach(true)
-	}
-}
-
-// Hijacked says that the handler took the connection over.
-func (u *Usage) Hijacked() {
-	if u == nil || u.e == nil {
-		return
-	}
-	u.e.mu.Lock()
-	u.hijacked = true
-	u.e.mu.Unlock()
-}
-
-// detach unlinks u from its connection. Attach and End of one Usage do not run
-// concurrently: a request has one owner at a time.
-func (u *Usage) detach(end bool) {
+// detachLocked takes u off its connection. A use that ends is remembered there
+// as the last one. The caller holds the mu of u.
+func (u *Usage) detachLocked(end bool) {
 	e := u.e
 	if e == nil {
-		u.ended = u.ended || end
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if u.ended {
-		return
+	if end {
+		u.done = nil
+		if u.hijacked {
+			return // whoever took the connection goes on using it
+		}
+		e.lastUse = u
 	}
+	u.e = nil
 	if u.prev != nil {
 		u.prev.next = u.next
-	} else if e.uses == u {
+	} else {
 		e.uses = u.next
 	}
 	if u.next != nil {
 		u.next.prev = u.prev
 	}
 	u.next, u.prev = nil, nil
-	if !end {
-		u.e = nil
-		return
-	}
-	u.ended, u.endedAt, u.done = true, time.Now(), nil
-	e.lastUse = u
 }
 
-// oldestUse returns the use in progress that began first. The caller holds mu.
+// sharpenLocked replaces what is known of the use where the arguments say
+// something. The caller holds the mu of the entry.
+func (u *Usage) sharpenLocked(use Use, handler sites.ID, tokens *token) {
+	if use.Method != "" {
+		u.use.Method = use.Method
+	}
+	if use.Name != "" {
+		u.use.Name = use.Name
+	}
+	u.use.Expect = u.use.Expect.merge(use.Expect)
+	if handler != 0 {
+		u.handler = handler
+	}
+	if tokens != nil {
+		u.tokens = tokens
+	}
+}
+
+// oldestUseLocked returns the use in progress that began first. The caller
+// holds mu.
 func (e *entry) oldestUseLocked() *Usage {
 	u := e.uses
 	for u != nil && u.next != nil {

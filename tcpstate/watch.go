@@ -61,10 +61,14 @@ func (w *Watch) CloseConn() error {
 	if raw == nil {
 		return net.ErrClosed
 	}
-	w.e.flags.Or(flagCloseRead | flagCloseWrite)
+	const both = flagCloseRead | flagCloseWrite
+	before := w.e.flags.Or(both)
 	var err error
 	if cerr := raw.Control(func(fd uintptr) { err = shutdownBoth(fd) }); cerr != nil {
-		return cerr
+		err = cerr
+	}
+	if err != nil {
+		w.e.flags.And(^(both &^ before)) // as it was
 	}
 	return err
 }

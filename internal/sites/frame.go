@@ -39,6 +39,10 @@ func (f Frame) String() string {
 	return f.File + ":" + strconv.Itoa(f.Line)
 }
 
+// IsStd reports whether f is of the standard library. An owner is that only for
+// want of a better one.
+func (f Frame) IsStd() bool { return f.kind == kindStd }
+
 // splitFunction separates the package path from the name within the package.
 // The linker escapes the dots in the last path element, so the first dot after
 // the last slash ends the path; type arguments may hold slashes of their own

@@ -1,0 +1,142 @@
+// Package httpserver tells the connections of an http.Server which requests
+// they serve, so that a handler that goes on after its client has left is
+// reported with its route, its function and its line.
+package httpserver
+
+import (
+	"context"
+	"net"
+	"net/http"
+
+	"github.com/tcpstate/tcpstate-go/tcpstate"
+)
+
+// An Option changes what Instrument and Handler do.
+type Option func(*config)
+
+type config struct {
+	route   func(*http.Request) string
+	tracker *tcpstate.Tracker
+}
+
+// WithRoute names the route of a request, for routers other than http.ServeMux.
+// It is called before the handler. The name must come from the program, as a
+// pattern does; a path holds what users sent. The empty string leaves the
+// question to the mux.
+func WithRoute(route func(*http.Request) string) Option {
+	return func(c *config) { c.route = route }
+}
+
+// WithTracker is needed only where the connections are watched by a tracker of
+// one's own without being wrapped, as by a listener with NoWrap. Connections
+// that are wrapped know their tracker. Nil means tcpstate.Default().
+func WithTracker(t *tcpstate.Tracker) Option {
+	return func(c *config) { c.tracker = t }
+}
+
+// Instrument prepares srv, before it serves: each request becomes a use of the
+// connection it came over, for as long as its handler runs, and the connection's
+// watch is found in the context of the request by tcpstate.FromContext. The
+// listener does the tracking; connections that are not tracked are served as if
+// Instrument had not been called.
+//
+// It replaces srv.Handler by one that calls it, and ConnContext and ConnState
+// by functions that call them. A nil Handler goes on being http.DefaultServeMux.
+// The ResponseWriter and the Request reach the handler untouched, and a panic
+// passes through. Instrumenting a server again changes nothing.
+//
+// A report names the pattern of the route and the function that handles it, as
+// far as they can be known before the handler runs: through every http.ServeMux
+// in a row, up to the first handler that only its author can see into. It shows
+// the trace that the context of the request belongs to at this point. A tracing
+// middleware that is part of srv.Handler begins its span later; put [Handler]
+// below it.
+func Instrument(srv *http.Server, opts ...Option) {
+	if _, ok := srv.Handler.(*handler); ok {
+		return
+	}
+	h := newHandler(srv.Handler, opts)
+	srv.Handler = h
+
+	connContext := srv.ConnContext
+	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if connContext != nil {
+			if ctx = connContext(ctx, c); ctx == nil {
+				return nil // net/http has something to say about that
+			}
+		}
+		return tcpstate.NewContext(ctx, h.watch(c))
+	}
+
+	connState := srv.ConnState
+	srv.ConnState = func(c net.Conn, state http.ConnState) {
+		if state == http.StateHijacked {
+			h.watch(c).Hijacked()
+		}
+		if connState != nil {
+			connState(c, state)
+		}
+	}
+}
+
+// Handler returns a handler that calls next and says what it knows of the
+// request: its route, the function that handles it, its trace. It is meant for
+// places that a server's Instrument cannot see: below tracing middleware,
+//
+//	srv.Handler = otelhttp.NewHandler(httpserver.Handler(mux), "")
+//	httpserver.Instrument(srv)
+//
+// or around the handlers of another router. What the innermost one knows is
+// shown. It works on servers with Instrument only.
+func Handler(next http.Handler, opts ...Option) http.Handler {
+	return newHandler(next, opts)
+}
+
+type handler struct {
+	config
+	next http.Handler // nil: http.DefaultServeMux, as in http.Server
+}
+
+func newHandler(next http.Handler, opts []Option) *handler {
+	h := &handler{next: next}
+	for _, o := range opts {
+		o(&h.config)
+	}
+	return h
+}
+
+// watch returns the watch of a connection that was accepted, if it has one.
+func (h *handler) watch(c net.Conn) *tcpstate.Watch {
+	if h.tracker != nil {
+		return h.tracker.Of(c)
+	}
+	return tcpstate.Of(c)
+}
+
+// ServeHTTP implements http.Handler.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	next := h.next
+	if next == nil {
+		next = http.DefaultServeMux
+	}
+	ctx := r.Context()
+	if watch := tcpstate.FromContext(ctx); watch != nil {
+		use := tcpstate.Use{Method: r.Method}
+		var f any
+		use.Name, f = resolve(next, r)
+		if h.route != nil {
+			if route := h.ask(r); route != "" {
+				use.Name = route
+			}
+		}
+		defer watch.Handle(ctx, use, f).End()
+	}
+	next.ServeHTTP(w, r)
+}
+
+// ask calls the application's function. A request must not fail because nobody
+// can name it.
+func (h *handler) ask(r *http.Request) (route string) {
+	defer func() { _ = recover() }()
+	return h.route(r)
+}

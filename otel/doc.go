@@ -1,0 +1,68 @@
+// Package tcpotel reports what a tcpstate.Tracker sees to OpenTelemetry:
+// metrics of all connections, spans of dials, findings and suspicious
+// connections, and log records of findings through log/slog.
+//
+//	stop, err := tcpotel.Start()
+//	if err != nil {
+//		return err
+//	}
+//	defer stop(ctx) // before the providers are shut down
+//
+// It uses the API of OpenTelemetry only; without an SDK it does nothing but
+// log. It never records the address or the port of a peer on a metric.
+//
+// # Metrics
+//
+// Names of connections are those that dialers and listeners were given. They
+// are bounded: after 50 names, 100 functions and 100 targets the value is
+// _OTHER, and no instrument has more than 2,000 sets of attributes, which is
+// where the SDK begins to drop.
+//
+//	tcpstate.connection.count                {connection}  connections now, by role, name and network.connection.state; a state without any is 0
+//	tcpstate.connection.io                   By            bytes moved, by role, name and network.io.direction
+//	tcpstate.connection.retransmits          {segment}     segments sent again, by role and name
+//	tcpstate.connection.duration             s             from dial or accept to the end, by role, name and tcpstate.close.reason; its count is that of the connections that ended
+//	tcpstate.connection.close_wait.duration  s             from the peer's FIN to our Close, by role and name
+//	tcpstate.connection.rtt                  s             the kernel's smoothed round-trip time at the end of a connection, by role and name
+//	tcpstate.connect.duration                s             time of a dial, by name; error.type if it failed
+//	tcpstate.connect.retransmits             {segment}     SYNs sent again, by name
+//	tcpstate.finding.count                   {connection}  findings open now, by kind, severity, name and code.function.name
+//	tcpstate.finding.opened                  {finding}     findings that were opened, likewise
+//	tcpstate.finding.cleared                 {finding}     findings that ended, likewise; opened minus cleared are those that never did
+//	tcpstate.report.suppressed               {report}      what was not reported one by one, by tcpstate.suppression.reason
+//	tcpstate.sweep.count                     {sweep}       rounds over all connections
+//	tcpstate.sweep.duration                  s             time that all rounds together took
+//
+// What is counted asynchronously (connection.count, .io, .retransmits,
+// finding.count, report.suppressed and sweep) has counted since the tracker
+// began, the rest since Start. A finding joins a group that was reported a
+// moment ago without a report of its own: finding.opened counts it with the
+// next report of the group, finding.count at once.
+//
+// The duration of CLOSE-WAIT is known where the FIN was noticed before Close:
+// not of a connection closed within its first second.
+//
+// # Spans
+//
+// All spans are finished when they are made; nothing is kept in the SDK while
+// a connection is open.
+//
+//	socket connect {target}   a dial, child of the caller's span where that one is recorded
+//	tcpstate finding {kind}   from the beginning of the condition to its detection: a trace of its own, linked to the dial and to the last use
+//	tcpstate connection       a connection that has ended, see WithConnectionSpans; its children are the phases connect, open and close_wait
+//
+// Links carry tcpstate.link.role: dial, or last_use for the request, query or
+// borrow that used the connection last. A dial link names the trace that the
+// connection comes from, which need not be the one at fault.
+//
+// A client's address is personal data: of connections that were accepted, only
+// the network (/24 or /48) leaves the process.
+//
+// # Log records
+//
+// A finding is logged when it opens, changes its kind, is worth a reminder and
+// ends, with the event.name tcpstate.finding.opened, .changed, .reminded or
+// .cleared. The record's context carries the trace of the last use if that was
+// sampled, else the finding's, so that a bridge such as otelslog correlates
+// them. Findings of severity inventory are on the metrics only.
+package tcpotel

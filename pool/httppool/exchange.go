@@ -1,0 +1,179 @@
+package httppool
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"time"
+
+	"github.com/tcpstate/tcpstate-go/tcpstate"
+)
+
+// exchange is one request and its response. It is three things in one
+// allocation: the context of the request, the trace that learns which
+// connection serves it, and the body of the response. The registry keeps only
+// the use, which does not point back here.
+type exchange struct {
+	ctx         context.Context // as it came with the request
+	tracker     *tcpstate.Tracker
+	use         *tcpstate.Usage
+	trace       httptrace.ClientTrace
+	gotConnNext func(httptrace.GotConnInfo) // of the trace that the request has already
+	inner       io.ReadCloser               // the body as net/http made it
+	multiplexed bool                        // HTTP/2: the connection outlives the exchange
+}
+
+// newExchange takes on the trace that the request has: its hooks are called as
+// they were, GotConn after ours.
+func newExchange(ctx context.Context, tracker *tcpstate.Tracker, use *tcpstate.Usage) *exchange {
+	x := &exchange{ctx: ctx, tracker: tracker, use: use}
+	if old := httptrace.ContextClientTrace(ctx); old != nil && traceKey != nil {
+		x.trace = *old
+		x.gotConnNext = old.GotConn
+	}
+	x.trace.GotConn = x.gotConn
+	return x
+}
+
+// context returns the context to make the request with. It is x itself, unless
+// httptrace no longer works as it did.
+func (x *exchange) context() context.Context {
+	if traceKey == nil {
+		return httptrace.WithClientTrace(x.ctx, &x.trace)
+	}
+	return x
+}
+
+// Deadline, Done, Err and Value implement context.Context.
+func (x *exchange) Deadline() (time.Time, bool) { return x.ctx.Deadline() }
+func (x *exchange) Done() <-chan struct{}       { return x.ctx.Done() }
+func (x *exchange) Err() error                  { return x.ctx.Err() }
+func (x *exchange) Value(key any) any {
+	if key == traceKey && traceKey != nil {
+		return &x.trace
+	}
+	return x.ctx.Value(key)
+}
+
+// traceKey is the key under which package httptrace looks for its trace in a
+// context. httptrace.WithClientTrace would do, at the price of another
+// allocation for the context and of reflection where there are two traces.
+var traceKey = learnTraceKey()
+
+// learnTraceKey lets httptrace ask a context that writes down what it is asked.
+func learnTraceKey() any {
+	var p probe
+	httptrace.ContextClientTrace(&p)
+	p.answer = new(httptrace.ClientTrace)
+	if httptrace.ContextClientTrace(&p) != p.answer {
+		return nil
+	}
+	return p.key
+}
+
+type probe struct {
+	context.Context
+	key    any
+	answer *httptrace.ClientTrace
+}
+
+func (p *probe) Value(key any) any {
+	p.key = key
+	return p.answer
+}
+
+// gotConn runs on the goroutine of RoundTrip. It runs again when net/http tries
+// again on another connection.
+func (x *exchange) gotConn(info httptrace.GotConnInfo) {
+	x.attach(info.Conn)
+	if x.gotConnNext != nil {
+		x.gotConnNext(info)
+	}
+}
+
+// attach says that c serves the use. What net/http mostly has is found without
+// the allocation of Tracker.Of.
+func (x *exchange) attach(c net.Conn) {
+	below := c
+	if tc, ok := c.(*tls.Conn); ok {
+		below = tc.NetConn()
+	}
+	if conn, ok := below.(*tcpstate.Conn); ok {
+		x.use.Attach(conn.Watch())
+		return
+	}
+	x.use.Attach(x.tracker.Of(c))
+}
+
+// follow ends the use together with the body of resp.
+func (x *exchange) follow(req *http.Request, resp *http.Response) {
+	if rwc, ok := resp.Body.(io.ReadWriteCloser); ok {
+		resp.Body = tunnelOf(rwc, x.use)
+		return
+	}
+	// HTTP/2 does not say http.NoBody.
+	if resp.Body == nil || resp.Body == http.NoBody || resp.ContentLength == 0 || req.Method == http.MethodHead {
+		x.use.End()
+		return
+	}
+	x.inner, x.multiplexed = resp.Body, resp.ProtoMajor >= 2
+	resp.Body = (*body)(x)
+}
+
+// body is the body of a response.
+type body exchange
+
+// Read reads as the body below does. The end of the body is the end of the use.
+// So is an error of HTTP/2, where it ends the stream but not the connection. In
+// HTTP/1 net/http closes the connection after an error, or else, as after one
+// of gzip, still waits for Close.
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.inner.Read(p)
+	if n > 0 {
+		b.use.Progress() // it may come from a buffer
+	}
+	if err == io.EOF || err != nil && b.multiplexed {
+		b.use.End()
+	}
+	return n, err
+}
+
+// Close closes the body below.
+func (b *body) Close() error {
+	err := b.inner.Close()
+	b.use.End()
+	return err
+}
+
+// tunnel is the body of a response that switched protocols. The use lasts until
+// Close: after the peer's end of stream there may still be something to say.
+type tunnel struct {
+	io.ReadWriteCloser
+	use *tcpstate.Usage
+}
+
+// Close closes the body below.
+func (t *tunnel) Close() error {
+	err := t.ReadWriteCloser.Close()
+	t.use.End()
+	return err
+}
+
+// halfTunnel is a tunnel that can be closed one way.
+type halfTunnel struct {
+	tunnel
+	closeWriter
+}
+
+type closeWriter interface{ CloseWrite() error }
+
+func tunnelOf(rwc io.ReadWriteCloser, use *tcpstate.Usage) io.ReadWriteCloser {
+	t := tunnel{rwc, use}
+	if cw, ok := rwc.(closeWriter); ok {
+		return &halfTunnel{t, cw}
+	}
+	return &t
+}

@@ -1,0 +1,156 @@
+// Package httppool watches the pool that most Go programs run on: the
+// connections of an http.Transport. A connection that gets stuck, such as under
+// a response body that nobody closes, is reported with the line of code that
+// made the request.
+package httppool
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/tcpstate/tcpstate-go/dialer"
+	"github.com/tcpstate/tcpstate-go/tcpstate"
+)
+
+// Transport is an http.RoundTripper that does what Base does, with connections
+// that are tracked. The zero value behaves like http.DefaultTransport and
+// tracks with tcpstate.Default.
+//
+// Each request is a use of the connection that serves it, from RoundTrip until
+// the response body is read to the end or closed. The use is described by
+// method and host, never by path or query, or by what tcpstate.WithUse left in
+// the request's context, and belongs to the line of code that called the
+// client.
+//
+// Like an http.Transport, a Transport is a pool: it is made once, and used by
+// many goroutines. It must not be copied, and the fields must not change, after
+// first use.
+type Transport struct {
+	// Base is cloned at first use and itself left alone: it keeps its own
+	// connections. The clone has its settings, hooks and protocols, except for
+	// those registered by Base.RegisterProtocol, as http.Transport.Clone says.
+	// Nil means http.DefaultTransport.
+	Base *http.Transport
+
+	// Dialer names the connections and says what is normal for them. Dial
+	// functions of Base are called by it, as by Dialer.Wrap. When its NetDialer
+	// is set, that dials in place of Base.DialContext and Base.Dial.
+	Dialer dialer.Dialer
+
+	once    sync.Once
+	inner   *http.Transport
+	tracker *tcpstate.Tracker
+}
+
+func (t *Transport) init() {
+	t.inner = clone(t.Base)
+	hook(t.inner, &t.Dialer)
+	t.tracker = t.Dialer.Tracker
+	if t.tracker == nil {
+		t.tracker = tcpstate.Default()
+	}
+}
+
+// RoundTrip implements http.RoundTripper, as http.Transport does.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	t.once.Do(t.init)
+	ctx := req.Context()
+	use := t.tracker.NewUsage(ctx, describe(req, ctx))
+	if use == nil {
+		return t.inner.RoundTrip(req)
+	}
+	x := newExchange(ctx, t.tracker, use)
+	inner := req.WithContext(x.context())
+	resp, err := t.inner.RoundTrip(inner)
+	if resp == nil {
+		use.End()
+		return nil, err
+	}
+	if resp.Request == inner {
+		resp.Request = req
+	}
+	x.follow(req, resp)
+	return resp, err
+}
+
+// CloseIdleConnections closes the connections that no request uses, as that of
+// http.Transport does. http.Client.CloseIdleConnections calls it.
+func (t *Transport) CloseIdleConnections() {
+	t.once.Do(t.init)
+	t.inner.CloseIdleConnections()
+}
+
+// describe says what req is, in words that a report may show.
+func describe(req *http.Request, ctx context.Context) tcpstate.Use {
+	use, _ := tcpstate.UseFromContext(ctx)
+	if use.Method == "" {
+		use.Method = req.Method
+		if use.Method == "" {
+			use.Method = http.MethodGet
+		}
+	}
+	if use.Name == "" && req.URL != nil {
+		use.Name = req.URL.Host
+	}
+	return use
+}
+
+// clone returns a copy of base that speaks the protocols base speaks.
+func clone(base *http.Transport) *http.Transport {
+	if base == nil {
+		base, _ = http.DefaultTransport.(*http.Transport)
+	}
+	if base == nil {
+		// Somebody put something else in its place. What was there is gone, so
+		// this repeats its settings.
+		base = &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			ForceAttemptHTTP2:     true,
+			MaxIdleConns:          100,
+			IdleConnTimeout:       90 * time.Second,
+			TLSHandshakeTimeout:   10 * time.Second,
+			ExpectContinueTimeout: time.Second,
+		}
+	}
+	t := base.Clone()
+	// A Transport offers HTTP/2 by itself only while no dial function and no
+	// TLS configuration is set. The clone has both: one from us, the other from
+	// Clone, which has made base decide. If it decided for HTTP/2, that stands
+	// in its TLSNextProto. If its owner put something there, then the clone has
+	// it too, and nothing is to be decided.
+	if t.TLSNextProto == nil && base.TLSNextProto["h2"] != nil {
+		t.ForceAttemptHTTP2 = true
+	}
+	return t
+}
+
+// hook makes t dial through d. Each hook stays what it is, because net/http
+// names it in errors.
+func hook(t *http.Transport, d *dialer.Dialer) {
+	switch {
+	case d.NetDialer != nil:
+		t.DialContext = d.DialContext
+	case t.DialContext != nil:
+		t.DialContext = d.Wrap(t.DialContext)
+	case t.Dial != nil: //nolint:staticcheck // deprecated, but it is what Base has
+		t.Dial = wrapOld(d, t.Dial) //nolint:staticcheck
+	default:
+		t.DialContext = d.DialContext
+	}
+	switch {
+	case t.DialTLSContext != nil:
+		t.DialTLSContext = d.Wrap(t.DialTLSContext)
+	case t.DialTLS != nil: //nolint:staticcheck
+		t.DialTLS = wrapOld(d, t.DialTLS) //nolint:staticcheck
+	}
+}
+
+// wrapOld tracks the connections of a dial function that takes no context.
+func wrapOld(d *dialer.Dialer, dial func(network, addr string) (net.Conn, error)) func(network, addr string) (net.Conn, error) {
+	wrapped := d.Wrap(func(_ context.Context, network, addr string) (net.Conn, error) { return dial(network, addr) })
+	return func(network, addr string) (net.Conn, error) { return wrapped(context.Background(), network, addr) }
+}

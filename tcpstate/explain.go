@@ -1,0 +1,279 @@
+package tcpstate
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// This file finds the words. It is pure: what a finding says depends on the
+// finding and on what is known of the process.
+
+// process is what reports say of the process.
+type process struct {
+	pid             int
+	fdLimit, fdUsed int // 0: not known
+}
+
+func thisProcess() process {
+	limit, used := openFiles()
+	return process{pid: os.Getpid(), fdLimit: limit, fdUsed: used}
+}
+
+// explain writes the sentences of f.
+func explain(f *Finding, p process) {
+	s := story{f: f, ev: &f.Evidence, sub: &f.Subject}
+	s.tell()
+	f.Summary = f.Subject.who() + " — " + strings.Join(s.said, " ")
+	f.Consequence = consequence(f, p)
+	f.Check = checks(f, p)
+}
+
+// story collects what is to be said of a finding.
+type story struct {
+	f    *Finding
+	ev   *Evidence
+	sub  *Subject
+	said []string
+}
+
+func (s *story) say(format string, args ...any) {
+	s.said = append(s.said, fmt.Sprintf(format, args...))
+}
+
+func (s *story) tell() {
+	switch s.f.Kind {
+	case KindCloseWaitUnreadBody:
+		s.unreadBody()
+	case KindCloseWaitNotReading:
+		s.notReading()
+	case KindCloseWaitEOFSeen:
+		s.eofSeen()
+	case KindCloseWaitErrorPath:
+		s.say("the last Read failed, nobody has touched the connection since, and %s.", s.closed())
+	case KindCloseWaitNeverRead:
+		s.say("accepted %s ago, never read and never written; %s%s.", age(s.f.ReportedAt.Sub(s.sub.Opened)), s.closed(), s.unread(", and ", ""))
+	case KindCloseWaitIdleInPool:
+		s.idleInPool()
+	case KindLeakCollected:
+		s.collected()
+	case KindLeakDeadSocket:
+		s.deadSocket()
+	}
+}
+
+// peer is the other end.
+func (s *story) peer() string {
+	if s.sub.Role == Server {
+		return "the client"
+	}
+	return "the server"
+}
+
+func (s *story) closed() string { return fmt.Sprintf("%s closed %s ago", s.peer(), s.ev.PeerFIN) }
+
+// unread says how much waits to be read, after prefix, or else none.
+func (s *story) unread(prefix, none string) string {
+	switch n := s.ev.RecvQueue; n {
+	case 0:
+		return none
+	case 1:
+		return prefix + "1 byte waits unread"
+	default:
+		return prefix + counted(n, "byte") + " wait unread"
+	}
+}
+
+// inHandler reports whether the handler of a server's request is running.
+func (s *story) inHandler() bool {
+	return s.sub.Role == Server && s.sub.UseOpen && !s.ev.Hijacked && (s.sub.HTTP || s.ev.ContextDone != nil)
+}
+
+func (s *story) unreadBody() {
+	if !s.sub.HTTP {
+		s.f.Title = "server closed in the middle of a use"
+		s.f.Fix = "read until io.EOF or an error, then close the connection"
+		s.say("%s, in use for %s%s.", s.closed(), s.sub.UseFor, s.unread("; ", "; its close is unread"))
+		return
+	}
+	switch n := s.ev.RecvQueue; n {
+	case 0:
+		s.say("%s; the response was not read to its end and its body is still open.", s.closed())
+	case 1:
+		s.say("%s; 1 byte of the response is still in the socket, and nobody reads it.", s.closed())
+	default:
+		s.say("%s; %s of the response are still in the socket, and nobody reads them.", s.closed(), counted(n, "byte"))
+	}
+}
+
+func (s *story) notReading() {
+	switch {
+	case !s.ev.ReadsSeen:
+		s.f.Title = strings.TrimPrefix(s.peer(), "the ") + " closed, this end stays open"
+		s.say("%s%s.", s.closed(), s.unread("; ", ""))
+		s.say("Attached without the wrapper: whether the program has read the end of the stream is not known.")
+	case s.inHandler():
+		s.f.Title = "client left, handler has not noticed"
+		s.say("%s; the handler has been running for %s%s.", s.closed(), s.sub.UseFor, s.unread(", ", ""))
+		s.handlerContext()
+	case s.ev.Hijacked:
+		s.f.Title = "client left, hijacked connection stays open"
+		s.say("%s; %s nobody has read since.", s.closed(), s.unread("", "its close is unread:")+s.unread(",", ""))
+		s.say("A handler took it over from net/http, which no longer watches it.")
+		s.f.Fix = "keep a goroutine in Read on the hijacked connection, and close it when that returns"
+	default:
+		s.f.Title = strings.TrimPrefix(s.peer(), "the ") + " closed, nobody has noticed"
+		s.say("%s; %s: no Read was made since.", s.closed(), s.unread("", "its close is unread"))
+	}
+}
+
+// handlerContext says whether the handler was told, and what follows for it.
+func (s *story) handlerContext() {
+	s.f.Fix = "return when r.Context() ends: hand it to whatever the handler waits for"
+	switch done := s.ev.ContextDone; {
+	case done == nil:
+	case *done:
+		s.say("Its context is cancelled: it was told, and goes on.")
+	default:
+		s.say("Its context is not cancelled: net/http looks for a close only behind the request body, and that is unread.")
+		s.f.Fix = "read or discard r.Body before waiting, and return when r.Context() ends"
+	}
+}
+
+func (s *story) eofSeen() {
+	if s.inHandler() {
+		s.f.Title = "client left, handler goes on"
+		s.say("%s; net/http has noticed, and the handler is still running after %s.", s.closed(), s.sub.UseFor)
+		s.handlerContext()
+		return
+	}
+	s.say("%s and a Read returned io.EOF; since then nothing was written and nobody has closed.", s.closed())
+}
+
+func (s *story) idleInPool() {
+	how := strings.ReplaceAll(s.f.Cause, "_", " ")
+	switch {
+	case s.f.Cause == "":
+		s.say("%s while the connection lay idle; whoever takes it next finds it dead.", s.closed())
+	case s.ev.PeerFIN >= 0:
+		s.say("%s while the connection lay idle; by now the socket is dead (%s).", s.closed(), how)
+	default:
+		s.say("the connection ended %s ago (%s) while it lay idle; whoever takes it next finds it dead.", s.ev.Died, how)
+	}
+}
+
+func (s *story) collected() {
+	s.say("was open for %s when the program dropped the last reference to it; nobody had called Close%s.",
+		age(s.f.DetectedAt.Sub(s.sub.Opened)), s.unread("; ", ""))
+	if s.ev.PeerFIN >= 0 {
+		s.say("%s.", upperFirst(s.closed()))
+	}
+}
+
+func (s *story) deadSocket() {
+	how := map[string]string{
+		"reset":     "was reset",
+		"timeout":   "timed out, " + s.peer() + " did not answer any more,",
+		"clean_end": "was closed in both directions",
+	}[s.f.Cause]
+	if how == "" {
+		how = "ended"
+	}
+	s.say("the connection %s %s ago, and its descriptor is still open.", how, s.ev.Died)
+	if s.ev.PeerFIN > s.ev.Died {
+		s.say("It was in CLOSE-WAIT before: %s.", s.closed())
+	}
+	s.say("ss does not list it any more.")
+}
+
+func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// who names the subject as a person knows it.
+func (s *Subject) who() string {
+	var parts []string
+	if s.Use != "" {
+		parts = append(parts, s.Use)
+	}
+	at := s.Target
+	if at == "" {
+		at = s.Remote
+	}
+	switch {
+	case s.Role == Server && s.Name != "":
+		parts = append(parts, fmt.Sprintf("listener %q", s.Name))
+	case s.Role == Server:
+		parts = append(parts, "accepted on "+s.Local)
+	case s.Use == at || strings.HasSuffix(s.Use, " "+at):
+		// The use has said it.
+		if s.Name != "" && s.Name != at {
+			parts = append(parts, s.Name)
+		}
+	case s.Name != "" && s.Name != at:
+		parts = append(parts, fmt.Sprintf("%s (%s)", s.Name, at))
+	default:
+		parts = append(parts, at)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// consequence says what happens if nobody acts.
+func consequence(f *Finding, p process) string {
+	n, rate := f.Group.Open, f.Group.PerMinute
+	if n < 2 {
+		switch {
+		case f.Severity < Warning:
+			return ""
+		case f.Kind == KindLeakCollected:
+			return "Each one holds a descriptor until the garbage collector finds it, which may be long."
+		case f.Kind == KindLeakDeadSocket:
+			return "The descriptor stays taken until the program closes it."
+		}
+		return "CLOSE-WAIT has no timeout: it lasts until this program closes the connection."
+	}
+	s := counted(n, "connection") + " like this from one line"
+	if f.Kind == KindLeakCollected {
+		s = counted(n, "connection") + " were lost at this line"
+	}
+	switch {
+	case rate >= 0.05:
+		s += ", " + perMinute(rate) + " more each minute"
+	case rate <= -0.05:
+		return s + ", " + perMinute(-rate) + " fewer each minute."
+	default:
+		return s + "."
+	}
+	if f.Severity >= Warning && p.fdUsed > 0 && p.fdLimit > p.fdUsed {
+		left := time.Duration(float64(p.fdLimit-p.fdUsed) / rate * float64(time.Minute))
+		if left < 30*24*time.Hour {
+			s += fmt.Sprintf(": the limit of %s is reached in about %s", counted(p.fdLimit, "open file"), age(left))
+		}
+	}
+	return s + "."
+}
+
+func perMinute(rate float64) string {
+	if rate >= 9.95 {
+		return thousands(int(math.Round(rate)))
+	}
+	return strings.TrimSuffix(strconv.FormatFloat(rate, 'f', 1, 64), ".0")
+}
+
+// checks returns commands that show the same with other tools.
+func checks(f *Finding, p process) []string {
+	switch f.Kind {
+	case KindLeakDeadSocket:
+		return []string{fmt.Sprintf("lsof -nP -p %d | grep 'protocol: TCP'", p.pid)}
+	case KindLeakCollected:
+		return []string{fmt.Sprintf("ls -l /proc/%d/fd | grep -c socket:", p.pid)}
+	}
+	local, err1 := netip.ParseAddrPort(f.Subject.Local)
+	remote, err2 := netip.ParseAddrPort(f.Subject.Remote)
+	if err1 != nil || err2 != nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("ss -tinp src %s dst %s", local, remote)}
+}
