@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"strings"
 
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
@@ -71,12 +72,11 @@ func (d *Dialer) DialTLS(ctx context.Context, network, address string, config *t
 		config = new(tls.Config)
 	}
 	if config.ServerName == "" {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			host = address
-		}
 		config = config.Clone()
-		config.ServerName = host
+		config.ServerName = address
+		if port := strings.LastIndexByte(address, ':'); port >= 0 {
+			config.ServerName = address[:port]
+		}
 	}
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {

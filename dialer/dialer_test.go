@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -61,24 +60,25 @@ func listen(t *testing.T, network, address string) net.Addr {
 type link struct {
 	Type, Text         string
 	Timeout, Temporary bool
-	Op, Net, Source    string
+	Op, Net            string
 	Addr               net.Addr
-	Comparable         any // the error itself, where it is a value
+	Errno              syscall.Errno
 }
 
 // chain takes an error apart, so that two can be compared.
 func chain(err error) (list []link) {
 	for ; err != nil; err = errors.Unwrap(err) {
 		l := link{Type: reflect.TypeOf(err).String(), Text: err.Error()}
-		if t, ok := err.(net.Error); ok {
-			l.Timeout, l.Temporary = t.Timeout(), t.Temporary()
+		if t, ok := err.(interface{ Timeout() bool }); ok {
+			l.Timeout = t.Timeout()
+		}
+		if t, ok := err.(interface{ Temporary() bool }); ok {
+			l.Temporary = t.Temporary()
 		}
 		if op, ok := err.(*net.OpError); ok {
 			l.Op, l.Net, l.Addr = op.Op, op.Net, op.Addr
 		}
-		if errno, ok := err.(syscall.Errno); ok {
-			l.Comparable = errno
-		}
+		l.Errno, _ = err.(syscall.Errno)
 		list = append(list, l)
 	}
 	return list
@@ -107,8 +107,8 @@ func TestErrorsAreThoseOfNetDialer(t *testing.T) {
 		{"cancelled", cancelled, nil, "tcp", open, nil},
 		{"cancelled with a cause", caused, nil, "tcp", open, nil},
 		{"deadline exceeded", expired, nil, "tcp", open, context.DeadlineExceeded},
-		{"Deadline of the Dialer", t.Context(), &net.Dialer{Deadline: time.Now().Add(-time.Second)}, "tcp", open, os.ErrDeadlineExceeded},
-		{"Timeout of the Dialer", t.Context(), &net.Dialer{Timeout: time.Nanosecond}, "tcp", open, os.ErrDeadlineExceeded},
+		{"Deadline of the Dialer", t.Context(), &net.Dialer{Deadline: time.Now().Add(-time.Second)}, "tcp", open, context.DeadlineExceeded},
+		{"Timeout of the Dialer", t.Context(), &net.Dialer{Timeout: time.Nanosecond}, "tcp", open, context.DeadlineExceeded},
 		{"Control fails", t.Context(), &net.Dialer{Control: func(string, string, syscall.RawConn) error { return vetoed }}, "tcp", open, vetoed},
 		{"LocalAddr of another kind", t.Context(), &net.Dialer{LocalAddr: &net.UDPAddr{}}, "tcp", open, nil},
 		{"network", t.Context(), nil, "tcp7", open, net.UnknownNetworkError("tcp7")},
@@ -217,26 +217,26 @@ func TestTheSiteIsTheLineThatDials(t *testing.T) {
 	server, config := tlsListen(t)
 	d := dialer.Dialer{Tracker: newTracker(t)}
 	wrapped := d.Wrap(new(net.Dialer).DialContext)
-	for name, dial := range map[string]func() (net.Conn, error, int){
-		"Dial": func() (net.Conn, error, int) {
+	for name, dial := range map[string]func() (net.Conn, int, error){
+		"Dial": func() (net.Conn, int, error) {
 			c, err := d.Dial("tcp", addr)
-			return c, err, line() - 1
+			return c, line() - 1, err
 		},
-		"DialContext": func() (net.Conn, error, int) {
+		"DialContext": func() (net.Conn, int, error) {
 			c, err := d.DialContext(t.Context(), "tcp", addr)
-			return c, err, line() - 1
+			return c, line() - 1, err
 		},
-		"DialTLS": func() (net.Conn, error, int) {
+		"DialTLS": func() (net.Conn, int, error) {
 			c, err := d.DialTLS(t.Context(), "tcp", server, config)
-			return c, err, line() - 1
+			return c, line() - 1, err
 		},
-		"Wrap": func() (net.Conn, error, int) {
+		"Wrap": func() (net.Conn, int, error) {
 			c, err := wrapped(t.Context(), "tcp", addr)
-			return c, err, line() - 1
+			return c, line() - 1, err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, err, want := dial()
+			c, want, err := dial()
 			require.NoError(t, err)
 			defer c.Close()
 			site := d.Tracker.Of(c).Snapshot().Site

@@ -37,6 +37,7 @@ type dimensions struct {
 	bytes    sets // connection.io
 	resent   sets // connection.retransmits
 	findings sets // finding.count, .opened, .cleared
+	queues   sets // listener.accept_queue.usage, .limit
 	reasons  sets // report.suppressed
 }
 

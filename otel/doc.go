@@ -29,15 +29,16 @@
 //	tcpstate.finding.count                   {connection}  findings open now, by kind, severity, name and code.function.name
 //	tcpstate.finding.opened                  {finding}     findings that were opened, likewise
 //	tcpstate.finding.cleared                 {finding}     findings that ended, likewise; opened minus cleared are those that never did
+//	tcpstate.listener.accept_queue.usage     {connection}  connections that wait for Accept now, by name of the listener
+//	tcpstate.listener.accept_queue.limit     {connection}  how many may wait, likewise
 //	tcpstate.report.suppressed               {report}      what was not reported one by one, by tcpstate.suppression.reason
 //	tcpstate.sweep.count                     {sweep}       rounds over all connections
 //	tcpstate.sweep.duration                  s             time that all rounds together took
 //
 // What is counted asynchronously (connection.count, .io, .retransmits,
 // finding.count, report.suppressed and sweep) has counted since the tracker
-// began, the rest since Start. A finding joins a group that was reported a
-// moment ago without a report of its own: finding.opened counts it with the
-// next report of the group, finding.count at once.
+// began, the rest since Start. A finding that joins a group counts in finding.count at
+// once, in finding.opened with the next report of the group or at stop.
 //
 // The duration of CLOSE-WAIT is known where the FIN was noticed before Close:
 // not of a connection closed within its first second.

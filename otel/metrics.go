@@ -96,7 +96,8 @@ func (r *reporter) register(p metric.MeterProvider) error {
 }
 
 // census is what is observed when metrics are collected, from counters that the
-// tracker keeps: it makes no system call.
+// tracker keeps. Only the accept queues are read from the kernel, with one
+// system call for each listener, of which a program has few.
 type census struct {
 	r          *reporter
 	states     []tcpstate.State
@@ -104,6 +105,8 @@ type census struct {
 	io         metric.Int64ObservableCounter
 	resent     metric.Int64ObservableCounter
 	findings   metric.Int64ObservableUpDownCounter
+	queue      metric.Int64ObservableUpDownCounter
+	queueLimit metric.Int64ObservableUpDownCounter
 	suppressed metric.Int64ObservableCounter
 	sweeps     metric.Int64ObservableCounter
 	sweepTime  metric.Float64ObservableCounter
@@ -119,6 +122,8 @@ func newCensus(r *reporter, m *maker) *census {
 		io:         m.observed("tcpstate.connection.io", "By", "Bytes moved."),
 		resent:     m.observed("tcpstate.connection.retransmits", "{segment}", "Segments sent again."),
 		findings:   m.level("tcpstate.finding.count", "{connection}", "Findings that are open."),
+		queue:      m.level("tcpstate.listener.accept_queue.usage", "{connection}", "Connections that wait for Accept."),
+		queueLimit: m.level("tcpstate.listener.accept_queue.limit", "{connection}", "Connections that may wait for Accept."),
 		suppressed: m.observed("tcpstate.report.suppressed", "{report}", "What was not reported one by one."),
 		sweeps:     m.observed("tcpstate.sweep.count", "{sweep}", "Rounds over all connections."),
 		sweepTime:  made(m, sweepTime, err),
@@ -126,12 +131,13 @@ func newCensus(r *reporter, m *maker) *census {
 }
 
 func (c *census) instruments() []metric.Observable {
-	return []metric.Observable{c.count, c.io, c.resent, c.findings, c.suppressed, c.sweeps, c.sweepTime}
+	return []metric.Observable{c.count, c.io, c.resent, c.findings, c.queue, c.queueLimit, c.suppressed, c.sweeps, c.sweepTime}
 }
 
 func (c *census) observe(_ context.Context, o metric.Observer) error {
 	c.connections(o)
 	c.groups(o)
+	c.listeners(o)
 	c.self(o)
 	return nil
 }
@@ -179,10 +185,22 @@ func (c *census) groups(o metric.Observer) {
 	open.observe(o, c.findings)
 }
 
+func (c *census) listeners(o metric.Observer) {
+	d := &c.r.dims
+	queue, limit := make(tally), make(tally)
+	for l := range c.r.tracker.Listeners() {
+		s := d.queues.get(key{name: d.names.of(l.Name)})
+		queue[s] += int64(l.Queue)
+		limit[s] += int64(l.Limit)
+	}
+	queue.observe(o, c.queue)
+	limit.observe(o, c.queueLimit)
+}
+
 func (c *census) self(o metric.Observer) {
 	s := c.r.tracker.Stats()
 	for reason, n := range map[string]int64{
-		reasonRateLimit:     c.r.joined.Load(),
+		reasonRateLimit:     int64(s.RateLimited),
 		reasonMuted:         int64(s.Muted),
 		reasonQueueFull:     int64(s.QueueFull),
 		reasonTooManyGroups: int64(s.Overflow),

@@ -3,8 +3,6 @@ package tcpotel
 import (
 	"context"
 	"log/slog"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -23,10 +21,7 @@ type reporter struct {
 	inst    instruments
 	dims    dimensions
 
-	joined atomic.Int64 // findings that joined a group without a report of their own
-
-	mu     sync.Mutex // guards following fields
-	groups map[uint64]told
+	groups map[uint64]told // by id: those that are open; owned by the observer
 }
 
 // told is what is remembered of a group that was reported: its end is counted
@@ -59,7 +54,7 @@ func (r *reporter) observer() *tcpstate.Observer {
 		Closed:   r.closed,
 		Opened:   func(f tcpstate.Finding) { r.found(&f, "tcpstate.finding.opened") },
 		Changed:  func(f tcpstate.Finding) { r.found(&f, "tcpstate.finding.changed") },
-		Reminded: func(f tcpstate.Finding) { r.updated(&f, "tcpstate.finding.reminded") },
+		Reminded: r.reminded,
 		Cleared:  r.cleared,
 	}
 }
@@ -113,44 +108,26 @@ func waited(c *tcpstate.ClosedInfo) bool {
 // found reports a finding that is new, or new as this kind.
 func (r *reporter) found(f *tcpstate.Finding, event string) {
 	g := told{key: r.dims.ofFinding(f), span: r.findingSpan(f)}
-	r.remember(f.Group.ID, g)
-	r.count(f, g, 1)
+	r.groups[f.Group.ID] = g
+	r.count(f, g)
 	r.log(f, event, g)
 }
 
-// updated reports what became of a group.
-func (r *reporter) updated(f *tcpstate.Finding, event string) {
-	g := r.recall(f)
-	r.count(f, g, 0)
-	r.log(f, event, g)
+func (r *reporter) reminded(f tcpstate.Finding) {
+	g := r.recall(&f)
+	r.count(&f, g)
+	r.log(&f, "tcpstate.finding.reminded", g)
 }
 
 func (r *reporter) cleared(f tcpstate.Finding) {
-	r.updated(&f, "tcpstate.finding.cleared")
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	g := r.recall(&f)
 	delete(r.groups, f.Group.ID)
+	r.count(&f, g)
+	r.log(&f, "tcpstate.finding.cleared", g)
 }
 
-// maxGroups bounds the memory of groups: the end of one is lost when the
-// tracker's queue is full. It is twice what a tracker keeps.
-const maxGroups = 8192
-
-func (r *reporter) remember(id uint64, g told) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.groups) >= maxGroups {
-		for any := range r.groups {
-			delete(r.groups, any)
-			break
-		}
-	}
-	r.groups[id] = g
-}
-
+// recall returns what is remembered of f's group, or what would be.
 func (r *reporter) recall(f *tcpstate.Finding) told {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	g, ok := r.groups[f.Group.ID]
 	if !ok {
 		g.key = r.dims.ofFinding(f)
@@ -158,38 +135,15 @@ func (r *reporter) recall(f *tcpstate.Finding) told {
 	return g
 }
 
-// count counts what happened to a group since its last event; reported of that
-// is what the present event is about.
-func (r *reporter) count(f *tcpstate.Finding, g told, reported uint64) {
-	opened, cleared := f.Group.NewlyOpened, f.Group.NewlyCleared
-	if opened > reported {
-		r.joined.Add(int64(opened - reported))
-	}
+// count counts what happened to a group since its last event.
+func (r *reporter) count(f *tcpstate.Finding, g told) {
 	ctx := sampled(tokenOf(f.Tokens.Use).context(), tokenOf(f.Tokens.Dial).context(), g.span)
 	add := r.dims.findings.get(g.key).add
-	if opened > 0 {
-		r.inst.opened.Add(ctx, int64(opened), add...)
+	if n := f.Group.NewlyOpened; n > 0 {
+		r.inst.opened.Add(ctx, int64(n), add...)
 	}
-	if cleared > 0 {
-		r.inst.cleared.Add(ctx, int64(cleared), add...)
-	}
-}
-
-// countUntold counts what happened to open groups since their last event. It is
-// called when no event comes any more.
-func (r *reporter) countUntold() {
-	r.mu.Lock()
-	groups := r.groups
-	r.groups = make(map[uint64]told)
-	r.mu.Unlock()
-	if len(groups) == 0 {
-		return
-	}
-	for _, f := range r.tracker.Findings() {
-		if g, ok := groups[f.Group.ID]; ok {
-			delete(groups, f.Group.ID)
-			r.count(&f, g, 0)
-		}
+	if n := f.Group.NewlyCleared; n > 0 {
+		r.inst.cleared.Add(ctx, int64(n), add...)
 	}
 }
 

@@ -121,6 +121,5 @@ func (r *reporter) end() {
 	defer close(r.done)
 	defer release(r.tracker)
 	r.detach()
-	r.countUntold()
 	r.err = r.registration.Unregister()
 }

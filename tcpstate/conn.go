@@ -66,10 +66,8 @@ func (c *Conn) Read(b []byte) (int, error) {
 
 // WriteTo implements io.WriterTo, as *net.TCPConn does.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
-	if c.e == nil {
-		return c.TCPConn.WriteTo(w)
-	}
 	c.e.copyBegins()
+	defer c.e.copyReturns()
 	n, err := c.TCPConn.WriteTo(w)
 	c.e.copyEnded(err, false)
 	return n, err
@@ -81,20 +79,22 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	switch src := r.(type) {
 	case *Conn:
-		if src == nil || src.e == nil {
+		if !src.spliceable() {
 			break
 		}
 		src.e.copyBegins()
+		defer src.e.copyReturns()
 		n, err := c.TCPConn.ReadFrom(src.TCPConn)
 		src.e.copyEnded(err, false)
 		return n, err
 	case *io.LimitedReader:
 		inner, ok := src.R.(*Conn)
-		if !ok || inner == nil || inner.e == nil {
+		if !ok || !inner.spliceable() || src.N <= 0 {
 			break
 		}
 		lr := &io.LimitedReader{R: inner.TCPConn, N: src.N}
 		inner.e.copyBegins()
+		defer inner.e.copyReturns()
 		n, err := c.TCPConn.ReadFrom(lr)
 		src.N = lr.N
 		inner.e.copyEnded(err, lr.N <= 0)
@@ -103,17 +103,36 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	return c.TCPConn.ReadFrom(r)
 }
 
+// spliceable reports whether there is a socket below: of a net.TCPConn without
+// one, which Track(nil) makes, net would follow a nil pointer.
+func (c *Conn) spliceable() bool {
+	return c != nil && c.TCPConn != nil && c.LocalAddr() != nil
+}
+
 // copyBegins marks the connection as being read from, for as long as a copy
 // runs: with splice, Read is never called.
 func (e *entry) copyBegins() {
+	if e == nil {
+		return
+	}
 	e.flags.Or(flagCopied)
 	e.copying.Add(1)
 	e.entered()
 }
 
+// copyReturns takes the mark back, even if the destination panicked.
+func (e *entry) copyReturns() {
+	if e != nil {
+		e.copying.Add(-1)
+	}
+}
+
 // copyEnded notes how a copy ended. One that ended without error, and not at
 // its limit, has read the end of the stream.
 func (e *entry) copyEnded(err error, limited bool) {
+	if e == nil {
+		return
+	}
 	e.entered()
 	switch r := classifyRead(err); {
 	case err == nil && !limited:
@@ -125,7 +144,6 @@ func (e *entry) copyEnded(err error, limited bool) {
 	case r == readDeadline:
 		e.note(r)
 	}
-	e.copying.Add(-1)
 }
 
 // Close closes the connection. The second and every later Close returns what
@@ -186,6 +204,9 @@ func (c *Conn) SetLinger(sec int) error {
 // File returns a duplicate of the descriptor. Closing the connection does not
 // close the duplicate, and the tracker does not watch it.
 func (c *Conn) File() (*os.File, error) {
+	if _, err := c.TCPConn.SyscallConn(); err != nil {
+		return nil, err // of Track(nil): net would panic
+	}
 	c.remember(flagFile)
 	return c.TCPConn.File()
 }

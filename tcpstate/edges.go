@@ -90,10 +90,10 @@ func (h history) observe(l look) history {
 		h.fin, h.closeWrite = true, true
 	}
 	ours := h.closeWrite || l.closeWrite
-	if l.mptcp && l.rdhup && !l.closeRead && !l.err && (ours || !l.hup) {
+	if l.mptcp && l.rdhup && !l.closeRead && !l.err && (ours || l.blind || !l.hup) {
 		// The DATA_FIN reaches the MPTCP socket, not the TCP state of its
 		// subflow. Behind an Attach, a local CloseRead shows the same.
-		h.fin, h.finFirst = true, h.finFirst || !h.fin && !ours
+		h.fin, h.finFirst = true, h.finFirst || !h.fin && !ours && !l.hup
 	}
 	// Once the kernel has discarded the connection, TCP_INFO of an MPTCP
 	// socket without subflows says CLOSE as well.

@@ -99,7 +99,7 @@ const (
 	flagLinger    // the application set SO_LINGER
 	flagCopied    // io.Copy has read from this connection
 	flagCopyFailed
-	flagClosed    // as closed, for the data path
+	flagClosed // as closed, for the data path
 )
 
 // Marks in readEpoch: nothing was read since Read ended like this. A later

@@ -102,11 +102,11 @@ func (s *story) unreadBody() {
 	}
 	switch n := s.ev.RecvQueue; n {
 	case 0:
-		s.say("%s; the response was not read to its end and its body is still open.", s.closed())
+		s.say("%s; its answer was not read to the end, and the body is still open.", s.closed())
 	case 1:
-		s.say("%s; 1 byte of the response is still in the socket, and nobody reads it.", s.closed())
+		s.say("%s; 1 byte of its answer waits unread.", s.closed())
 	default:
-		s.say("%s; %s of the response are still in the socket, and nobody reads them.", s.closed(), counted(n, "byte"))
+		s.say("%s; %s of its answer wait unread.", s.closed(), counted(n, "byte"))
 	}
 }
 
@@ -118,12 +118,12 @@ func (s *story) notReading() {
 		s.say("Attached without the wrapper: whether the program has read the end of the stream is not known.")
 	case s.inHandler():
 		s.f.Title = "client left, handler has not noticed"
-		s.say("%s; the handler has been running for %s%s.", s.closed(), s.sub.UseFor, s.unread(", ", ""))
+		s.say("%s; handler running for %s%s.", s.closed(), s.sub.UseFor, s.unread(", ", ""))
 		s.handlerContext()
 	case s.ev.Hijacked:
-		s.f.Title = "client left, hijacked connection stays open"
-		s.say("%s; %s nobody has read since.", s.closed(), s.unread("", "its close is unread:")+s.unread(",", ""))
-		s.say("A handler took it over from net/http, which no longer watches it.")
+		s.f.Title = "client left, nobody has noticed"
+		s.say("%s; %s: no Read was made since.", s.closed(), s.unread("", "its close is unread"))
+		s.say("The connection was hijacked: net/http does not watch it any more.")
 		s.f.Fix = "keep a goroutine in Read on the hijacked connection, and close it when that returns"
 	default:
 		s.f.Title = strings.TrimPrefix(s.peer(), "the ") + " closed, nobody has noticed"
@@ -137,9 +137,9 @@ func (s *story) handlerContext() {
 	switch done := s.ev.ContextDone; {
 	case done == nil:
 	case *done:
-		s.say("Its context is cancelled: it was told, and goes on.")
+		s.say("Its context is cancelled: the handler was told, and goes on.")
 	default:
-		s.say("Its context is not cancelled: net/http looks for a close only behind the request body, and that is unread.")
+		s.say("Its context is NOT cancelled: net/http looks for a close only behind the request body, and that is unread.")
 		s.f.Fix = "read or discard r.Body before waiting, and return when r.Context() ends"
 	}
 }
@@ -147,7 +147,7 @@ func (s *story) handlerContext() {
 func (s *story) eofSeen() {
 	if s.inHandler() {
 		s.f.Title = "client left, handler goes on"
-		s.say("%s; net/http has noticed, and the handler is still running after %s.", s.closed(), s.sub.UseFor)
+		s.say("%s; handler running for %s.", s.closed(), s.sub.UseFor)
 		s.handlerContext()
 		return
 	}

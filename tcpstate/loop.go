@@ -499,7 +499,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, re
 	re := e.readEpoch.Load()
 	f := facts{
 		now: now, role: e.role, blind: e.flags.Load()&flagWrapped == 0,
-		hist: sus.hist,
+		hist:  sus.hist,
 		finAt: sus.finAt, deadAt: sus.deadAt, progressAt: sus.progressAt,
 		sample:    sus.sample,
 		everRead:  re != 0,

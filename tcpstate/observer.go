@@ -156,6 +156,7 @@ func (t *Tracker) Observe(o *Observer) (stop func()) {
 			t.judge.mu.Lock()
 			t.meet(t.now(), t.bump(t.now()))
 			t.flush(t.now())
+			t.tellRest(s)
 			t.setObservers(func(subs []*subscriber) []*subscriber {
 				return slices.DeleteFunc(subs, func(other *subscriber) bool { return other == s })
 			})

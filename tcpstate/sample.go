@@ -44,7 +44,8 @@ func (s *sample) consumed() uint64 {
 // complete reports whether the exchange looks finished: something was sent,
 // something came back after it, and nothing but a FIN waits to be read.
 func (s *sample) complete() bool {
-	return s.ok && s.bytesSent > 0 && s.bytesReceived > 0 &&
+	// A FIN counts as one byte received.
+	return s.ok && s.bytesSent > 0 && s.bytesReceived > 1 &&
 		s.recvQueue == 0 && s.sendQueue == 0 && s.dataRecv <= s.dataSent
 }
 

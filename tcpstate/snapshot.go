@@ -109,8 +109,12 @@ func (t *Tracker) tellClosed(e *entry, kinds []Kind) {
 		hist = e.sus.hist
 		c.PeerClosed = t.wall(e.sus.finAt)
 	}
-	hist.closeWrite = hist.closeWrite || e.flags.Load()&flagCloseWrite != 0
-	c.Reason = closeReason(e.leaked, hist, f.state, e.readErr)
+	fl := e.flags.Load()
+	c.Reason = closeReason(e.leaked, hist.observe(look{
+		state: f.state, retransmits: f.retransmits, backoff: f.backoff, probes: f.probes,
+		read: e.readErr, closeWrite: fl&flagCloseWrite != 0, blind: fl&flagWrapped == 0,
+		watched: true, settled: true, // there is nothing to wait for any more
+	}))
 	use := e.oldestUseLocked()
 	if use == nil {
 		use = e.lastUse
@@ -133,21 +137,17 @@ func (t *Tracker) tellClosed(e *entry, kinds []Kind) {
 	}
 }
 
-// closeReason says how a connection ended, from its history and the state it
-// was in when it was closed.
-func closeReason(leaked bool, h history, s State, read readResult) CloseReason {
+// closeReason says how a connection ended, from its history up to Close.
+func closeReason(leaked bool, h history) CloseReason {
 	switch {
 	case leaked:
 		return CloseCollected
-	case h.dead && h.end == endReset, s == Closed && read == readReset:
-		return CloseReset
-	case h.dead && h.end == endTimeout, s == Closed && read == readTimedOut:
+	case h.end == endTimeout:
 		return CloseTimeout
-	case h.finFirst, s == CloseWait, s == LastAck:
+	case h.end == endReset, h.end == endUnknown && !h.closeWrite && !h.fin:
+		return CloseReset // unknown without a FIN of either side: hardly anything else
+	case h.finFirst:
 		return ClosePeerFIN
-	case s == Closed && read != readEOF && !h.closeWrite:
-		// After our own FIN, CLOSE is where an orderly end leads, too.
-		return CloseReset
 	}
 	return CloseLocal
 }

@@ -91,6 +91,23 @@ func (t *Tracker) replay(s *subscriber) {
 	}
 }
 
+// tellRest tells s, which is about to leave, what it would have been told with
+// the next reminders.
+func (t *Tracker) tellRest(s *subscriber) {
+	now, proc := t.now(), thisProcess()
+	for _, g := range t.judge.groups {
+		k := s.told[g]
+		if g.open == 0 || !k.behind(g) || t.muted(g) {
+			continue
+		}
+		what := eventReminded
+		if !k.open {
+			what = eventOpened
+		}
+		t.tell(s, what, t.publish(g.first, s, now), g, proc)
+	}
+}
+
 // forgetTold lets the counts of a dormant group start again, if everybody who
 // has heard of it knows them.
 func (t *Tracker) forgetTold(g *group) {

@@ -143,9 +143,12 @@ func (t *Tracker) Set(f func(*Config)) error {
 
 // Track begins to watch c and returns the wrapper to use in its place.
 // Tracking a connection twice is the same as tracking it once. A nil c gives a
-// Conn whose methods return syscall.EINVAL, as those of a nil *net.TCPConn do.
+// Conn whose methods return syscall.EINVAL, as those of a zero net.TCPConn do.
 // After Close, and while Config.Off is set, the Conn is not watched.
 func (t *Tracker) Track(c *net.TCPConn, o Origin) *Conn {
+	if c == nil {
+		c = new(net.TCPConn)
+	}
 	return &Conn{TCPConn: c, e: t.add(c, o, true, nil)}
 }
 

@@ -110,6 +110,7 @@ func TestAHandlerThatStillAnswersIsNotReported(t *testing.T) {
 	api := newAPI(t)
 	step := make(chan bool)
 	f := newFixture(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		api.entered <- r.Context()
 		for <-step {
 			io.WriteString(w, "more\n")
 			http.NewResponseController(w).Flush()
@@ -118,6 +119,7 @@ func TestAHandlerThatStillAnswersIsNotReported(t *testing.T) {
 	})).start(t)
 	defer close(step)
 	client := f.send(t, post) // unread, so that the handler is not told
+	<-api.entered
 	require.NoError(t, client.CloseWrite())
 	f.waitState(t, tcpstate.CloseWait)
 	for range 6 {
@@ -132,7 +134,7 @@ func TestAHijackedConnectionThatNobodyReadsIsReported(t *testing.T) {
 	api := newAPI(t)
 	f := newFixture(t, api.mux()).start(t)
 	client := f.send(t, upgrade)
-	<-api.entered
+	<-(<-api.entered).Done() // the handler has returned
 	held := <-api.held
 	require.Equal(t, 1, f.conn(t).InUse)
 	client.Close()
@@ -158,7 +160,7 @@ func TestAHijackedConnectionThatIsNotClosedAtItsEndIsReported(t *testing.T) {
 	api := newAPI(t)
 	f := newFixture(t, api.mux()).start(t)
 	client := f.send(t, upgrade)
-	<-api.entered
+	<-(<-api.entered).Done() // the handler has returned
 	held := <-api.held
 	client.Close()
 	_, err := held.Read(make([]byte, 1))
@@ -181,7 +183,7 @@ func TestAHijackedConnectionThatIsReadIsNotReported(t *testing.T) {
 	f := newFixture(t, api.mux()).start(t)
 	reports := f.reports(t)
 	client := f.send(t, upgrade)
-	<-api.entered
+	<-(<-api.entered).Done() // the handler has returned
 	held := <-api.held
 	done := make(chan error)
 	go func() {

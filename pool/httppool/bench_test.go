@@ -95,7 +95,8 @@ func request(t testing.TB, url string) *http.Request {
 }
 
 func roundTrip(t testing.TB, rt http.RoundTripper, req *http.Request) {
-	resp, err := rt.RoundTrip(req)
+	client := http.Client{Transport: rt}
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

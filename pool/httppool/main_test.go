@@ -84,6 +84,13 @@ func withTLS(srv *httptest.Server) {
 
 func hello(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }
 
+// middleware is a RoundTripper of the application.
+type middleware struct{ next http.RoundTripper }
+
+func (m *middleware) RoundTrip(req *http.Request) (*http.Response, error) {
+	return m.next.RoundTrip(req)
+}
+
 // readAll reads the response to its end, and nothing else.
 func readAll(t *testing.T, resp *http.Response) string {
 	t.Helper()

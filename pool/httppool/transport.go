@@ -127,30 +127,3 @@ func clone(base *http.Transport) *http.Transport {
 	}
 	return t
 }
-
-// hook makes t dial through d. Each hook stays what it is, because net/http
-// names it in errors.
-func hook(t *http.Transport, d *dialer.Dialer) {
-	switch {
-	case d.NetDialer != nil:
-		t.DialContext = d.DialContext
-	case t.DialContext != nil:
-		t.DialContext = d.Wrap(t.DialContext)
-	case t.Dial != nil: //nolint:staticcheck // deprecated, but it is what Base has
-		t.Dial = wrapOld(d, t.Dial) //nolint:staticcheck
-	default:
-		t.DialContext = d.DialContext
-	}
-	switch {
-	case t.DialTLSContext != nil:
-		t.DialTLSContext = d.Wrap(t.DialTLSContext)
-	case t.DialTLS != nil: //nolint:staticcheck
-		t.DialTLS = wrapOld(d, t.DialTLS) //nolint:staticcheck
-	}
-}
-
-// wrapOld tracks the connections of a dial function that takes no context.
-func wrapOld(d *dialer.Dialer, dial func(network, addr string) (net.Conn, error)) func(network, addr string) (net.Conn, error) {
-	wrapped := d.Wrap(func(_ context.Context, network, addr string) (net.Conn, error) { return dial(network, addr) })
-	return func(network, addr string) (net.Conn, error) { return wrapped(context.Background(), network, addr) }
-}

@@ -194,9 +194,9 @@ func TestDialFunctionsOfTheBaseAreKept(t *testing.T) {
 	}{
 		{"DialContext", &http.Transport{DialContext: func(_ context.Context, n, a string) (net.Conn, error) { return dial(n, a) }}, plain.URL},
 		{"DialContext below TLS", &http.Transport{TLSClientConfig: config, DialContext: func(_ context.Context, n, a string) (net.Conn, error) { return dial(n, a) }}, secure.URL},
-		{"Dial", &http.Transport{Dial: dial}, plain.URL},
+		{"Dial", withDial(dial), plain.URL},
 		{"DialTLSContext", &http.Transport{DialTLSContext: func(_ context.Context, n, a string) (net.Conn, error) { return dialTLS(n, a) }}, secure.URL},
-		{"DialTLS", &http.Transport{DialTLS: dialTLS}, secure.URL},
+		{"DialTLS", withDialTLS(dialTLS), secure.URL},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			calls.Store(0)
@@ -256,7 +256,7 @@ func TestErrorsAreThoseOfThePlainTransport(t *testing.T) {
 		{"scheme", &http.Transport{}, t.Context(), "gopher://x/"},
 		{"no host", &http.Transport{}, t.Context(), "http:///x"},
 		{"DialContext that returns nothing", &http.Transport{DialContext: nothing}, t.Context(), srv.URL},
-		{"Dial that returns nothing", &http.Transport{Dial: func(string, string) (net.Conn, error) { return nil, nil }}, t.Context(), srv.URL},
+		{"Dial that returns nothing", withDial(func(string, string) (net.Conn, error) { return nil, nil }), t.Context(), srv.URL},
 		{"DialTLSContext that returns nothing", &http.Transport{DialTLSContext: nothing}, t.Context(), "https://127.0.0.1:1/"},
 		{"HTTP to HTTPS", &http.Transport{TLSClientConfig: &tls.Config{}}, t.Context(), strings.Replace(srv.URL, "http:", "https:", 1)},
 	} {
@@ -582,4 +582,16 @@ func TestAConnectionThatIsTrackedAlreadyIsTrackedOnce(t *testing.T) {
 	conn := f.conn(t)
 	require.Equal(t, "first", conn.Name)
 	require.EqualValues(t, 1, conn.Uses)
+}
+
+// The fields are deprecated, but still work.
+
+func withDial(dial func(network, addr string) (net.Conn, error)) *http.Transport {
+	//lint:ignore SA1019 see above
+	return &http.Transport{Dial: dial}
+}
+
+func withDialTLS(dial func(network, addr string) (net.Conn, error)) *http.Transport {
+	//lint:ignore SA1019 see above
+	return &http.Transport{DialTLS: dial}
 }

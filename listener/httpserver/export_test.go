@@ -1,0 +1,6 @@
+package httpserver
+
+var (
+	Resolve       = resolve
+	WithoutMethod = withoutMethod
+)
