@@ -502,7 +502,9 @@ func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, re
 		hist:  sus.hist,
 		finAt: sus.finAt, deadAt: sus.deadAt, progressAt: sus.progressAt,
 		sample:    sus.sample,
-		everRead:  re != 0,
+		// A RawConn reads unseen, as os does for io.CopyN to a file. Of the bytes
+		// received one may be the FIN.
+		everRead:  re != 0 || sus.sample.consumed() > 1,
 		everWrote: sus.sample.bytesSent > 0,
 		copying:   e.copying.Load() > 0,
 		readErr:   readErr,

@@ -17,7 +17,6 @@ import (
 // ends it. Applications use Watch.Use. A Usage holds neither a context nor a
 // connection. Methods may be called from any goroutine and work on nil.
 type Usage struct {
-	t     *Tracker
 	site  sites.ID
 	begun time.Time
 
@@ -41,7 +40,7 @@ func (t *Tracker) NewUsage(ctx context.Context, u Use) *Usage {
 	if t.cfg.Load().Off {
 		return nil
 	}
-	return &Usage{t: t, use: u, site: sites.Capture(1), begun: t.seam.now(), tokens: t.takeTokens(ctx)}
+	return &Usage{use: u, site: sites.Capture(1), begun: t.seam.now(), tokens: t.takeTokens(ctx)}
 }
 
 // Attach says that w's connection serves the use. A use that moves to another
@@ -119,7 +118,7 @@ func (w *Watch) Handle(ctx context.Context, use Use, handler any) *Usage {
 			return nil
 		}
 	}
-	u := &Usage{t: e.t, use: use, handler: site, begun: e.t.seam.now(), tokens: tokens, done: done}
+	u := &Usage{use: use, handler: site, begun: e.t.seam.now(), tokens: tokens, done: done}
 	e.linkLocked(u)
 	return u
 }
