@@ -6,6 +6,7 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -22,7 +23,8 @@ import (
 // noticed, too.
 type Conn struct {
 	*net.TCPConn
-	e *entry // nil: not tracked
+	e   *entry                          // nil: not tracked
+	raw atomic.Pointer[syscall.RawConn] // what SyscallConn returns; nil before
 }
 
 // What callers look for by type assertion.
@@ -217,14 +219,24 @@ func (c *Conn) remember(flag uint32) {
 	}
 }
 
-// SyscallConn returns the RawConn of the connection below. While it is
-// referenced, the connection does not count as dropped.
+// SyscallConn returns the RawConn of the connection below, always the same one.
+// While it is referenced, the connection does not count as dropped.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) {
-	raw, err := c.TCPConn.SyscallConn()
-	if err == nil && c.e != nil {
-		keepWith(raw, c.TCPConn)
+	if c.e == nil {
+		return c.TCPConn.SyscallConn()
 	}
-	return raw, err
+	if raw := c.raw.Load(); raw != nil {
+		return *raw, nil
+	}
+	raw, err := c.TCPConn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	keepWith(raw, c.TCPConn)
+	if !c.raw.CompareAndSwap(nil, &raw) {
+		return *c.raw.Load(), nil
+	}
+	return raw, nil
 }
 
 // keepWith keeps conn alive as long as raw, which holds only the descriptor of

@@ -121,9 +121,31 @@ func TestTLSAboveFailsOnlyWhereItFailsAlone(t *testing.T) {
 	<-done
 	t.Logf("TLS over plain connections:   %v", plain)
 	t.Logf("TLS over tracked connections: %v", tracked)
-	require.Equal(t, plain, tracked)
+	// What TLS fails depends on the scheduler, so it gets more than one chance
+	// to fail by itself what it failed on tracked connections.
+	for range 2 {
+		if failuresAreIn(plain, tracked) {
+			break
+		}
+		for subtest, v := range verdicts(t, "plain") {
+			if v == "FAIL" {
+				plain[subtest] = v
+			}
+		}
+	}
+	require.True(t, failuresAreIn(plain, tracked))
 	require.Equal(t, "PASS", tracked["BasicIO"])
 	require.Equal(t, "PASS", tracked["CloseTimeout"])
+}
+
+// failuresAreIn reports whether plain failed everything that tracked failed.
+func failuresAreIn(plain, tracked map[string]string) bool {
+	for subtest, v := range tracked {
+		if v == "FAIL" && plain[subtest] != "FAIL" {
+			return false
+		}
+	}
+	return true
 }
 
 var verdict = regexp.MustCompile(`(?m)^ +--- (\w+): \w+/(\w+)`)

@@ -306,17 +306,27 @@ func TestTrackingTwiceIsTrackingOnce(t *testing.T) {
 	assert.EqualValues(t, 1, tr.Stats().Closed)
 }
 
-func TestConnOfATrackerThatIsOffIsPlain(t *testing.T) {
-	tr := newTracker(t)
-	tr.Config.Off = true
-	inner, peer := tcptest.Pair(t)
-	c := tr.Track(inner, tcpstate.Origin{})
-	assert.Nil(t, c.Watch())
-	assert.True(t, c.NetConn() == net.Conn(inner))
-	_, err := c.Write([]byte("x"))
-	require.NoError(t, err)
-	_, err = peer.Read(make([]byte, 1))
-	require.NoError(t, err)
-	require.NoError(t, c.Close())
-	assert.Zero(t, tr.Stats().Opened)
+// The switch turns tracking off, not the type: a program that asserts *Conn goes
+// on working, and two wrapped ends still splice.
+func TestConnOfATrackerThatIsOffIsNotWatched(t *testing.T) {
+	off, closed := newTracker(t), newTracker(t)
+	off.Config.Off = true
+	require.NoError(t, closed.Close())
+	for _, tr := range []*tcpstate.Tracker{off, closed} {
+		inner, peer := tcptest.Pair(t)
+		dialing := func() net.Conn { return tr.BeginDial(t.Context(), "tcp", tcpstate.Origin{}).Done(inner, nil, true) }
+		for _, c := range []net.Conn{tr.Track(inner, tcpstate.Origin{}), tr.Wrap(inner, tcpstate.Origin{}), dialing()} {
+			c, ok := c.(*tcpstate.Conn)
+			require.True(t, ok)
+			assert.Nil(t, c.Watch())
+			assert.True(t, c.NetConn() == net.Conn(inner))
+			_, err := c.Write([]byte("x"))
+			require.NoError(t, err)
+			_, err = peer.Read(make([]byte, 1))
+			require.NoError(t, err)
+		}
+		assert.False(t, tr.Attach(inner, tcpstate.Origin{}))
+		require.NoError(t, inner.Close())
+		assert.Zero(t, tr.Stats().Opened)
+	}
 }

@@ -41,8 +41,12 @@ func (t *Tracker) BeginDial(ctx context.Context, network string, o Origin) *Dial
 // Done ends the dial with what it returned. With wrap a *net.TCPConn is
 // returned as a *Conn, as Tracker.Wrap does; without, it is watched as by
 // Tracker.Attach. A connection that is no TCP connection is returned untouched.
+// The type does not depend on whether the tracker is off.
 func (d *Dialing) Done(c net.Conn, err error, wrap bool) net.Conn {
 	if d == nil {
+		if tc, ok := c.(*net.TCPConn); ok && tc != nil && wrap && err == nil {
+			return &Conn{TCPConn: tc}
+		}
 		return c
 	}
 	t := d.t
@@ -59,7 +63,7 @@ func (d *Dialing) Done(c net.Conn, err error, wrap bool) net.Conn {
 	}
 	e := t.add(tc, d.origin, wrap && !below, d)
 	t.tellDialSoon(d, e, nil)
-	if e == nil || !wrap || below {
+	if !wrap || below {
 		return c
 	}
 	return &Conn{TCPConn: tc, e: e}

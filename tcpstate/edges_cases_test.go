@@ -86,7 +86,7 @@ func TestHistory(t *testing.T) {
 			with(sampleLook(Closed), both(ours, settled, func(l *look) { l.watched = false })),
 		}, history{dead: true, end: endUnknown}},
 		{"a CloseWrite that comes too late for the kernel", []look{
-			with(eventLook(Closed, "rh"), ours),        // a moment before it fails
+			with(eventLook(Closed, "rh"), ours),      // a moment before it fails
 			with(sampleLook(Closed), func(*look) {}), // the flag is taken back
 		}, history{dead: true, end: endReset}},
 		{"the event of LAST-ACK does not excuse the reset that follows", []look{

@@ -142,7 +142,6 @@ func (e *entry) note(r readResult) {
 }
 
 func classifyRead(err error) readResult {
-	var errno syscall.Errno
 	switch {
 	case err == nil:
 		return readNothing
@@ -152,7 +151,8 @@ func classifyRead(err error) readResult {
 		return readDeadline
 	case errors.Is(err, net.ErrClosed):
 		return readNothing // the application closed, the connection did not end
-	case errors.As(err, &errno):
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return classifyErrno(errno)
 	}
 	return readOther

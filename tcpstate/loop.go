@@ -501,7 +501,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, re
 		now: now, role: e.role, blind: e.flags.Load()&flagWrapped == 0,
 		hist:  sus.hist,
 		finAt: sus.finAt, deadAt: sus.deadAt, progressAt: sus.progressAt,
-		sample:    sus.sample,
+		sample: sus.sample,
 		// A RawConn reads unseen, as os does for io.CopyN to a file. Of the bytes
 		// received one may be the FIN.
 		everRead:  re != 0 || sus.sample.consumed() > 1,
