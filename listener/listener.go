@@ -122,6 +122,9 @@ func (l *Listener) NetListener() net.Listener { return l.inner }
 
 // SetDeadline sets the deadline of Accept, where the listener below has one.
 func (l *Listener) SetDeadline(t time.Time) error {
+	if l.inner == nil {
+		return syscall.EINVAL
+	}
 	if d, ok := l.inner.(interface{ SetDeadline(time.Time) error }); ok {
 		return d.SetDeadline(t)
 	}

@@ -12,7 +12,7 @@ import (
 // log writes the record of one event. What became another kind is reported as
 // that.
 func (r *reporter) log(f *tcpstate.Finding, event string, g told) {
-	if f.Severity < tcpstate.Warning || f.Became != "" {
+	if f.Severity < tcpstate.Warning || f.Became.Severity() >= tcpstate.Warning {
 		return
 	}
 	l := r.logger

@@ -3,6 +3,7 @@ package tcpstate_test
 import (
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -21,7 +22,7 @@ import (
 
 // newTracker returns a tracker that ends with the test.
 func newTracker(t testing.TB) *tcpstate.Tracker {
-	tr := new(tcpstate.Tracker)
+	tr := &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}
 	t.Cleanup(func() { tr.Close() })
 	return tr
 }

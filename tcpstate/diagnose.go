@@ -72,7 +72,7 @@ func (f *facts) passiveClose() verdict {
 	case f.readErr == readEOF:
 		v.kind = KindCloseWaitEOFSeen
 	case f.lastRead != readNothing && !f.using:
-		v.kind = KindCloseWaitErrorPath
+		v.kind, v.cause = KindCloseWaitErrorPath, f.lastRead.String()
 	case f.role == Server && !f.blind && !f.everRead && !f.everWrote:
 		v.kind = KindCloseWaitNeverRead
 	default:

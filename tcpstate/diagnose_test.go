@@ -229,7 +229,11 @@ func TestDiagnose(t *testing.T) {
 				require.Equal(t, tt.want, got.kind, "after %v", after)
 				require.Equal(t, finAt, got.since)
 				require.Zero(t, got.due)
-				require.Equal(t, f.hist.end.String(), got.cause)
+				want := f.hist.end.String()
+				if got.kind == KindCloseWaitErrorPath {
+					want = f.lastRead.String()
+				}
+				require.Equal(t, want, got.cause)
 			}
 		})
 	}

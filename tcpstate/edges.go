@@ -62,6 +62,24 @@ const (
 // fatal reports whether the connection has ended otherwise than by FIN.
 func (r readResult) fatal() bool { return r >= readOther }
 
+func (r readResult) String() string {
+	switch r {
+	case readDeadline:
+		return "deadline"
+	case readCopy:
+		return "copy"
+	case readEOF:
+		return "eof"
+	case readOther:
+		return "error"
+	case readReset:
+		return "reset"
+	case readTimedOut:
+		return "timeout"
+	}
+	return ""
+}
+
 // look is what one look at the socket showed, and what the application had
 // done to it by then. What the application told is read after the kernel's
 // part.

@@ -26,45 +26,84 @@ type entry struct {
 
 	// Written by the data path, read by the loop.
 	readEpoch atomic.Uint64 // epoch of the last Read; 0 never, or a mark below
-	flags     atomic.Uint32
-	copying   atomic.Int32  // io.Copy calls that read from this connection now
 	moved     atomic.Uint64 // epoch of the last Usage.Progress
+	flags     atomic.Uint32
+	copying   atomic.Int32 // io.Copy calls that read from this connection now
 
+	// Immutable after Track, but for target, which mu guards.
 	born          time.Time
-	dialStart     time.Time // zero: not dialed through BeginDial
-	local, remote net.Addr
+	dialTook      time.Duration // negative: not dialed through BeginDial
+	local, remote *net.TCPAddr  // never nil
 	name, target  string
+	cleanup       runtime.Cleanup
 	expect        atomic.Pointer[Expect] // nil: nothing declared
 	site          sites.ID               // dial or accept
-	role          Role
 
-	slot, gen uint32  // guarded by Tracker.mu
-	fd        uintptr // index into Tracker.byFD, never an operand of a system call
+	// fd is an index into Tracker.byFD, never an operand of a system call. The
+	// handles of Windows fit, too: it promises 32 significant bits.
+	fd uint32
 
-	mu        sync.Mutex      // guards following fields; held over non-blocking calls only
+	slot, gen uint32 // guarded by Tracker.mu
+	youngAt   uint32 // place in Tracker.young from 1, 0: none; guarded by Tracker.mu
+
+	mu        sync.Mutex // guards following fields; held over non-blocking calls only
+	useCount  uint32
 	raw       syscall.RawConn // nil once closed or collected
+	readEnd   uint64          // epoch when the last Read ended with an error or EOF
+	tokens    *token
+	uses      *Usage // in progress, newest first
+	lastUse   *Usage // ended last
+	end       *ending
+	eofSite   sites.ID
+	errSite   sites.ID
+	readErr   readResult
 	closed    bool
 	leaked    bool // collected without Close
 	forgotten bool // let go of while open
 	armed     bool // watched by epoll
-	cleanup   runtime.Cleanup
-	eofSite   sites.ID
-	errSite   sites.ID
-	readErr   readResult
-	readEnd   uint64 // epoch when the last Read ended with an error or EOF
-	tokens    *token
-	uses      *Usage // in progress, newest first
-	lastUse   *Usage // ended last
-	useCount  uint32
-	final     sample // taken at Close or collection
-	endedAt   time.Time
+
+	role Role // immutable after Track
 
 	// Owned by the loop.
-	state     State
-	slow      bool // epoll does not watch it: only the sweep sees it
-	sampledAt int64
-	last      traffic
-	sus       *suspicion // nil while there is nothing to suspect
+	state State
+	slow  bool // epoll does not watch it: only the sweep sees it
+	last  traffic
+	sus   *suspicion // nil while there is nothing to suspect
+}
+
+// ending is what is known of the end of a connection. It is apart from the
+// entry because most entries are of connections that are open.
+type ending struct {
+	sample sample // taken at Close or collection
+	at     time.Time
+}
+
+var endings = sync.Pool{New: func() any { return new(ending) }}
+
+// final returns the sample taken when the connection ended: not one that is ok
+// while it is open, or when it was closed behind our back.
+func (e *entry) final() sample {
+	if e.end == nil {
+		return sample{}
+	}
+	return e.end.sample
+}
+
+// endedAt returns when the connection ended.
+func (e *entry) endedAt() time.Time {
+	if e.end == nil {
+		return time.Time{}
+	}
+	return e.end.at
+}
+
+// dialStart returns when the dial began, and the zero time for a connection
+// that was not dialed through BeginDial.
+func (e *entry) dialStart() time.Time {
+	if e.dialTook < 0 {
+		return time.Time{}
+	}
+	return e.born.Add(-e.dialTook)
 }
 
 // suspicion is what the loop remembers of a connection that is no longer
@@ -84,7 +123,9 @@ type suspicion struct {
 	sentOut    uint64 // bytes acknowledged at the last look
 	consumed   uint64 // bytes the application had taken at the last look
 	sample     sample
+	sampledAt  int64
 	sampled    bool
+	mptcp      bool // the kernel has called the connection MPTCP
 	finding    *finding
 	queued     bool // on the list of suspects
 }
@@ -159,7 +200,8 @@ func classifyRead(err error) readResult {
 }
 
 // addCleanup asks to be told when the application drops the connection. The
-// function captures nothing and the argument does not reach inner.
+// function captures nothing and the argument does not reach inner. It is called
+// before anybody else knows of e.
 func (e *entry) addCleanup(inner *net.TCPConn) {
 	e.cleanup = runtime.AddCleanup(inner, collected, e)
 }
@@ -171,17 +213,9 @@ func (e *entry) addCleanup(inner *net.TCPConn) {
 func collected(e *entry) {
 	s := samplers.Get().(*sampler)
 	defer samplers.Put(s)
-	e.mu.Lock()
-	if e.closed {
-		e.mu.Unlock()
-		return
+	if e.endWith(s, true) {
+		e.t.ended(e)
 	}
-	err := s.take(e, true)
-	e.final = s.sample
-	e.leaked = !errors.Is(err, net.ErrClosed)
-	e.closeLocked()
-	e.mu.Unlock()
-	e.t.ended(e)
 }
 
 // closing takes the last sample and ends the watch. It reports false when the
@@ -192,24 +226,25 @@ func (e *entry) closing() bool {
 	}
 	s := samplers.Get().(*sampler)
 	defer samplers.Put(s)
+	return e.endWith(s, false)
+}
+
+// endWith takes the last sample of e, for its Close or its collection. It
+// reports false when e has ended before.
+func (e *entry) endWith(s *sampler, dropped bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return false
 	}
-	s.take(e, true)
-	e.final = s.sample
-	e.cleanup.Stop()
+	err := s.take(e, true)
+	e.leaked = dropped && !errors.Is(err, net.ErrClosed)
+	if !dropped {
+		e.cleanup.Stop()
+	}
 	e.closeLocked()
+	e.end.sample = s.sample
 	return true
-}
-
-func (e *entry) closeLocked() {
-	e.closed = true
-	e.flags.Or(flagClosed)
-	e.raw = nil
-	e.armed = false
-	e.endedAt = e.t.seam.now()
 }
 
 // gone notes that the descriptor was closed behind our back.
@@ -223,6 +258,49 @@ func (e *entry) gone() {
 	e.closeLocked()
 	e.mu.Unlock()
 	e.t.ended(e)
+}
+
+// forget ends the watch of a connection that stays open. It reports false when
+// the connection has ended before.
+func (e *entry) forget() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	if e.armed {
+		_ = e.raw.Control(func(fd uintptr) { e.t.unwatch(fd) })
+	}
+	e.cleanup.Stop()
+	e.forgotten = true
+	e.closeLocked()
+	return true
+}
+
+// closeLocked ends e. The caller calls Tracker.ended next, without mu.
+func (e *entry) closeLocked() {
+	e.closed = true
+	e.flags.Or(flagClosed)
+	e.raw = nil
+	if e.armed {
+		// A descriptor that was closed behind our back took its watch along.
+		e.armed = false
+		e.t.disarmed()
+	}
+	e.end = endings.Get().(*ending)
+	*e.end = ending{at: e.t.seam.now()}
+}
+
+// release gives back what only the account of e's end needed. The caller is the
+// last to look at it.
+func (e *entry) release() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.leaked || e.end == nil {
+		return // a finding shows it for some time
+	}
+	endings.Put(e.end)
+	e.end = nil
 }
 
 // rawConn returns the RawConn while the connection is open.

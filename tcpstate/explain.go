@@ -54,7 +54,7 @@ func (s *story) tell() {
 	case KindCloseWaitEOFSeen:
 		s.eofSeen()
 	case KindCloseWaitErrorPath:
-		s.say("the last Read failed, nobody has touched the connection since, and %s.", s.closed())
+		s.say("%s, nobody has touched the connection since, and %s.", s.failed(), s.closed())
 	case KindCloseWaitNeverRead:
 		s.say("accepted %s ago, never read and never written; %s%s.", age(s.f.ReportedAt.Sub(s.sub.Opened)), s.closed(), s.unread(", and ", ""))
 	case KindCloseWaitIdleInPool:
@@ -75,6 +75,19 @@ func (s *story) peer() string {
 }
 
 func (s *story) closed() string { return fmt.Sprintf("%s closed %s ago", s.peer(), s.ev.PeerFIN) }
+
+// failed says what ended the last Read.
+func (s *story) failed() string {
+	switch s.f.Cause {
+	case "deadline":
+		return "the last Read ran into its deadline"
+	case "copy":
+		return "io.Copy from it failed"
+	case "reset", "timeout":
+		return "the last Read failed (" + s.f.Cause + ")"
+	}
+	return "the last Read failed"
+}
 
 // unread says how much waits to be read, after prefix, or else none.
 func (s *story) unread(prefix, none string) string {
@@ -97,7 +110,7 @@ func (s *story) unreadBody() {
 	if !s.sub.HTTP {
 		s.f.Title = "server closed in the middle of a use"
 		s.f.Fix = "read until io.EOF or an error, then close the connection"
-		s.say("%s, in use for %s%s.", s.closed(), s.sub.UseFor, s.unread("; ", "; its close is unread"))
+		s.say("%s, in the middle of a use that has lasted %s%s.", s.closed(), s.sub.UseFor, s.unread("; ", ""))
 		return
 	}
 	switch n := s.ev.RecvQueue; n {
@@ -116,18 +129,19 @@ func (s *story) notReading() {
 		s.f.Title = strings.TrimPrefix(s.peer(), "the ") + " closed, this end stays open"
 		s.say("%s%s.", s.closed(), s.unread("; ", ""))
 		s.say("Attached without the wrapper: whether the program has read the end of the stream is not known.")
+		s.f.Fix = "close the connection when Read returns io.EOF; with the wrapper (Track) the line shows"
 	case s.inHandler():
 		s.f.Title = "client left, handler has not noticed"
 		s.say("%s; handler running for %s%s.", s.closed(), s.sub.UseFor, s.unread(", ", ""))
 		s.handlerContext()
 	case s.ev.Hijacked:
 		s.f.Title = "client left, nobody has noticed"
-		s.say("%s; %s: no Read was made since.", s.closed(), s.unread("", "its close is unread"))
+		s.say("%s, and nobody has read from the connection since%s.", s.closed(), s.unread("; ", ""))
 		s.say("The connection was hijacked: net/http does not watch it any more.")
 		s.f.Fix = "keep a goroutine in Read on the hijacked connection, and close it when that returns"
 	default:
 		s.f.Title = strings.TrimPrefix(s.peer(), "the ") + " closed, nobody has noticed"
-		s.say("%s; %s: no Read was made since.", s.closed(), s.unread("", "its close is unread"))
+		s.say("%s, and nobody has read from the connection since%s.", s.closed(), s.unread("; ", ""))
 	}
 }
 
@@ -177,13 +191,16 @@ func (s *story) collected() {
 func (s *story) deadSocket() {
 	how := map[string]string{
 		"reset":     "was reset",
-		"timeout":   "timed out, " + s.peer() + " did not answer any more,",
+		"timeout":   "timed out",
 		"clean_end": "was closed in both directions",
 	}[s.f.Cause]
 	if how == "" {
 		how = "ended"
 	}
 	s.say("the connection %s %s ago, and its descriptor is still open.", how, s.ev.Died)
+	if s.f.Cause == "timeout" {
+		s.say("%s had stopped answering.", upperFirst(s.peer()))
+	}
 	if s.ev.PeerFIN > s.ev.Died {
 		s.say("It was in CLOSE-WAIT before: %s.", s.closed())
 	}
@@ -234,9 +251,9 @@ func consequence(f *Finding, p process) string {
 		}
 		return "CLOSE-WAIT has no timeout: it lasts until this program closes the connection."
 	}
-	s := counted(n, "connection") + " like this from one line"
-	if f.Kind == KindLeakCollected {
-		s = counted(n, "connection") + " were lost at this line"
+	s := counted(n, "connection") + " like this"
+	if len(f.Sites) > 0 {
+		s += " from the same line"
 	}
 	switch {
 	case rate >= 0.05:

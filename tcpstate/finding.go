@@ -11,7 +11,7 @@ import (
 type Finding struct {
 	ID       uint64   `json:"id"`
 	Kind     Kind     `json:"kind"`
-	Cause    string   `json:"cause,omitempty"` // more exactly: "reset", "timeout"; may be empty
+	Cause    string   `json:"cause,omitempty"` // more exactly: "reset", "timeout", "deadline"; may be empty
 	Severity Severity `json:"severity"`
 	Phase    Phase    `json:"phase"`
 	State    State    `json:"state"`

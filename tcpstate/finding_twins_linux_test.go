@@ -142,6 +142,7 @@ func TestACopyWithASlowDestinationIsNotReported(t *testing.T) {
 	r.closes(c, s.TCPConn)
 	copied := make(chan error)
 	go func() { _, err := io.Copy(dst, s); copied <- err }()
+	tcptest.WaitUntil(t, "the copy to begin", func() bool { return s.Watch().Snapshot().RecvQueue < 100_000 })
 	r.clk.Advance(tripled)
 	r.silent()
 

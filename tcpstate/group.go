@@ -1,6 +1,8 @@
 package tcpstate
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/sites"
@@ -46,7 +48,7 @@ const maxGroups = 4096
 // kind that f had before, if any.
 func (t *Tracker) join(f *finding, id uint64, was Kind, now int64) {
 	j := &t.judge
-	key, site := t.keyOf(f)
+	key, site := f.groupKey(j.hide)
 	g := j.groups[key]
 	if g == nil && len(j.groups) >= maxGroups && !t.dropDormant() {
 		t.count.groupsFull.Add(1)
@@ -80,10 +82,9 @@ func (t *Tracker) join(f *finding, id uint64, was Kind, now int64) {
 	g.append(f)
 }
 
-// keyOf returns the key of the group that f belongs to, and the place that it
-// is named after.
-func (t *Tracker) keyOf(f *finding) (groupKey, sites.ID) {
-	hide := t.cfg.Load().HideFrames
+// groupKey returns the key of the group that f belongs to, and the place that
+// it is named after.
+func (f *finding) groupKey(hide []string) (groupKey, sites.ID) {
 	site := f.e.ownerSite(f.kind, hide)
 	return groupKey{kind: f.kind, line: site.OwnerKey(hide), name: f.e.series.name, role: f.e.role}, site
 }
@@ -93,6 +94,7 @@ func (t *Tracker) keyOf(f *finding) (groupKey, sites.ID) {
 func (t *Tracker) awake(g *group, was Kind, now int64) {
 	base := int64(t.cfg.Load().Thresholds.reminder())
 	t.forgetTold(g)
+	g.was = was
 	switch pause := now - g.toldAt; {
 	case g.toldAt == 0 || g.interval == int64(off) || pause >= 2*g.interval:
 		g.interval = base
@@ -103,7 +105,6 @@ func (t *Tracker) awake(g *group, was Kind, now int64) {
 	default:
 		g.interval = min(2*g.interval, int64(maxReminder))
 	}
-	g.was = was
 	if !g.news {
 		g.news = true
 		t.judge.news = append(t.judge.news, g)
@@ -118,7 +119,7 @@ func (t *Tracker) leave(f *finding, became Kind, now int64) {
 	g.cleared++
 	t.count.openFindings[f.kind.Severity()].Add(-1)
 	if g.open == 0 {
-		t.report(eventCleared, f, became, now)
+		t.report(g, f, became, now)
 	} else {
 		t.remindSoon(g, now)
 	}
@@ -162,7 +163,7 @@ func (t *Tracker) expire(g *group, now int64) {
 	t.count.openFindings[g.key.kind.Severity()].Add(int64(-g.open))
 	g.cleared += uint64(g.open)
 	g.open = 0
-	t.report(eventCleared, g.first, "", now)
+	t.report(g, g.first, "", now)
 	for g.first != nil {
 		delete(t.judge.findings, g.first.e)
 		g.remove(g.first)
@@ -170,27 +171,30 @@ func (t *Tracker) expire(g *group, now int64) {
 }
 
 // regroup forms the groups anew after HideFrames has changed.
-func (t *Tracker) regroup(now int64) {
+func (t *Tracker) regroup(hide []string, now int64) {
+	j := &t.judge
 	var moved []*finding
-	for _, f := range t.judge.findings {
-		if key, _ := t.keyOf(f); key != f.g.key {
+	more := make(map[*finding]int) // collected connections that are only counted go where the example goes
+	for _, f := range j.findings {
+		if key, _ := f.groupKey(hide); key != f.g.key {
 			moved = append(moved, f)
+			if f == f.g.first {
+				more[f] = f.g.open - f.g.kept
+			}
 		}
 	}
-	for _, f := range moved {
-		old := f.g
-		// Collected connections that are only counted go where the example goes.
-		more := 0
-		if f == old.first {
-			more = old.open - old.kept
-		}
-		old.open -= more
-		old.cleared += uint64(more)
+	slices.SortFunc(moved, func(a, b *finding) int { return cmp.Compare(a.id, b.id) })
+	for _, f := range moved { // named as those who were told know them
+		f.g.open -= more[f]
+		f.g.cleared += uint64(more[f])
 		t.leave(f, f.kind, now)
-		t.judge.lastID++
-		t.join(f, t.judge.lastID, "", now)
-		f.g.open += more
-		f.g.opened += uint64(more)
+	}
+	j.hide = hide
+	for _, f := range moved {
+		j.lastID++
+		t.join(f, j.lastID, "", now)
+		f.g.open += more[f]
+		f.g.opened += uint64(more[f])
 	}
 }
 

@@ -17,6 +17,7 @@ type judgement struct {
 	sampler    *sampler
 	suspects   []*entry
 	spare      []*entry
+	spareEnds  []*entry // for Tracker.ends
 	sweepStart int64
 	sweepWork  time.Duration
 
@@ -24,13 +25,14 @@ type judgement struct {
 	groups   map[groupKey]*group
 	news     []*group // that opened in this pass: told of at its end, with all members
 	lastID   uint64   // of findings and groups
-	cfg      *Config  // that the groups were formed by
+	cfg      *Config  // as last acted upon
+	hide     []string // Config.HideFrames that the groups were formed by
 	fallback []*subscriber
 	late     *time.Timer // ends groups while the loop does not run; nil: none
 
 	limit       int64 // epoll watches we may take; negative: not known, no limit of ours
 	limitErr    error
-	unarmed     uint64 // connections left to the sweep
+	unarmed     uint64 // connections that are left to the sweep now
 	watchErrors uint64 // the kernel refused a watch
 	infoErr     error  // why TCP_INFO could not be read, once
 	infoErrors  uint64
@@ -44,22 +46,11 @@ func (j *judgement) init(t *Tracker) {
 	j.findings = make(map[*entry]*finding)
 	j.groups = make(map[groupKey]*group)
 	j.cfg = t.cfg.Load()
+	j.hide = j.cfg.HideFrames
 	j.limit = -1
 	j.series.m = make(map[seriesKey]*series)
 	j.series.names = make(map[string]struct{})
 	j.fallback = []*subscriber{{t: t, o: slogObserver(t)}}
-}
-
-// readLimit decides how many epoll watches we may take: a quarter of what the
-// user has.
-func (j *judgement) readLimit(maxWatches func() (int, error)) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	n, err := maxWatches()
-	j.limit, j.limitErr = int64(n)/4, err
-	if err != nil {
-		j.limit = -1
-	}
 }
 
 func (j *judgement) noInfo(err error) {
@@ -190,8 +181,8 @@ func (t *Tracker) account(e *entry, now int64) {
 // reconfigured brings groups in line with a configuration that has changed.
 func (t *Tracker) reconfigured(now int64) {
 	j := &t.judge
-	old, cfg := j.cfg, t.cfg.Load()
-	if old == cfg {
+	cfg := t.cfg.Load()
+	if j.cfg == cfg {
 		return
 	}
 	j.cfg = cfg
@@ -202,8 +193,8 @@ func (t *Tracker) reconfigured(now int64) {
 			}
 		}
 	}
-	if !slices.Equal(old.HideFrames, cfg.HideFrames) {
-		t.regroup(now)
+	if !slices.Equal(j.hide, cfg.HideFrames) {
+		t.regroup(cfg.HideFrames, now)
 	}
 	for _, g := range j.groups {
 		t.remindSoon(g, now) // what was muted may no longer be
@@ -217,7 +208,7 @@ func (t *Tracker) begin() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	now := t.now()
-	j.agenda = agenda{sweep: now + int64(t.cfg.Load().sweep())}
+	j.agenda = agenda{}
 	for _, g := range j.groups {
 		t.remindSoon(g, now)
 	}
@@ -271,7 +262,7 @@ func (t *Tracker) forgetFindings() {
 	defer j.mu.Unlock()
 	clear(j.findings)
 	clear(j.groups)
-	j.news, j.suspects = nil, nil
+	j.news, j.suspects, j.spare, j.spareEnds, j.unarmed = nil, nil, nil, nil, 0
 	if j.late != nil {
 		j.late.Stop()
 	}

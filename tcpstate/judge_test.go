@@ -144,6 +144,8 @@ func TestAFindingThatChangesKeepsItsIdentity(t *testing.T) {
 	// Where others stay behind, the group has to have another number.
 	other := d.entry("payments", line(88))
 	d.finds(kindB, other)
+	d.wait(2 * time.Minute)
+	a.hears(d, "reminded")
 	d.finds(kindA, e)
 	got = a.hears(d, "changed")
 	require.NotEqual(t, first.Group.ID, got[0].Group.ID)
@@ -291,7 +293,7 @@ func TestAMuteThatComesLaterSilencesAllButTheEnd(t *testing.T) {
 	d.wait(10 * time.Minute)
 	a.hears(d)
 	require.NoError(t, d.tr.Set(func(c *Config) { c.Mute = nil }))
-	d.wait(time.Second)
+	d.wait(2 * time.Second)
 	require.Equal(t, 2, a.hears(d, "reminded")[0].Group.Open)
 	require.NoError(t, d.tr.Set(func(c *Config) { c.Mute = []Mute{{Name: "payments"}} }))
 	d.finds("", es...)
@@ -345,7 +347,7 @@ func TestCollectedConnectionsAreForgottenAfterAWhile(t *testing.T) {
 		d.pass(time.Millisecond, func(now int64) {
 			for range n {
 				e := d.entry("payments", line(88))
-				e.sus, e.leaked, e.closed, e.endedAt = nil, true, true, d.tr.seam.now()
+				e.sus, e.leaked, e.closed, e.end = nil, true, true, &ending{at: d.tr.seam.now()}
 				d.tr.account(e, now)
 			}
 		})

@@ -84,7 +84,7 @@ var kinds = []KindInfo{{
 		"the response is dropped although its body is open",
 		"the goroutine that reads the body is blocked elsewhere",
 	},
-	Fix:     "defer resp.Body.Close() right after the error check; look for a return before it",
+	Fix:     "put defer resp.Body.Close() directly behind the error check; an early return in front of it is the usual cause",
 	Default: "30 s after the peer's FIN or the last progress",
 }, {
 	Kind: KindCloseWaitNotReading, Severity: Warning, Phase: PhasePassiveClose,
@@ -133,6 +133,7 @@ var kinds = []KindInfo{{
 	Meaning: "The peer closed a connection that is idle with all its traffic complete: a pool without a reader holds it until its next checkout.",
 	Causes: []string{
 		"the server's idle timeout is shorter than the pool's",
+		"the server was restarted",
 	},
 	Fix:     "set the pool's idle limit below the server's idle timeout",
 	Default: "at once",

@@ -2,7 +2,10 @@ package tcpstate
 
 import (
 	"errors"
+	"math"
 	"net"
+	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -27,14 +30,15 @@ const (
 // which share one allowance with Go's own poller.
 var armedEverywhere atomic.Int64
 
-// agenda is when the loop has to act next. Owned by the loop.
+// agenda is when the loop has to act next. Guarded by judgement.mu.
 type agenda struct {
 	young    int64 // arm new connections, account for ended ones; 0: none
 	suspects int64 // 0: none
 	sweep    int64
-	remind   int64 // 0: none
-	cursor   int   // where the sweep goes on
-	left     int   // slots left in this round of the sweep
+	remind   int64         // 0: none
+	interval time.Duration // of the sweep, when it was planned
+	cursor   int           // where the sweep goes on
+	left     int           // slots left in this round of the sweep
 }
 
 // kick makes the loop act within d.
@@ -45,12 +49,13 @@ func (t *Tracker) kick(d time.Duration) {
 }
 
 func (t *Tracker) kickLocked(d time.Duration) {
-	if !t.running {
+	switch {
+	case !t.running:
 		t.startLocked()
-		return
-	}
-	if t.sleep > d {
+	case t.sleep > d:
 		t.wakeLocked()
+	case d == 0:
+		t.again = true
 	}
 }
 
@@ -73,9 +78,9 @@ func (t *Tracker) startLocked() {
 	}
 	if t.seam.clock == nil && t.seam.fakeTime() {
 		for _, e := range t.ends {
-			e.series.states[e.state].Add(-1)
+			e.series.states[Established].Add(-1) // nobody has looked at it
 		}
-		t.young, t.ends, t.dials = nil, nil, nil
+		t.ends, t.dials = nil, nil
 		t.count.unwatched.Add(1)
 		return
 	}
@@ -83,51 +88,78 @@ func (t *Tracker) startLocked() {
 	if c := t.seam.clock; c != nil {
 		c.Starting()
 	}
-	t.done = make(chan struct{})
+	before, done := t.done, make(chan struct{})
+	t.done = done
 	// A goroutine that a timer starts has no pprof labels of whoever happened
 	// to make the first connection.
-	time.AfterFunc(0, t.loop)
+	time.AfterFunc(0, func() { t.loop(before, done) })
 }
 
-// loop owns the evidence. It runs while something is tracked.
-func (t *Tracker) loop() {
-	done := t.done
-	p, err := t.seam.newPoller()
-	if err != nil {
-		t.judge.pollerErr.Store(&err)
-		p = epoll.NewBlind()
-	} else {
-		t.judge.pollerErr.Store(nil)
+// loop owns the evidence. It runs while something is tracked. It begins when
+// the loop before it has ended, and closes done at its own end.
+func (t *Tracker) loop(before, done chan struct{}) {
+	defer close(done)
+	if before != nil {
+		<-before
 	}
-	t.poller.Store(&pollerBox{p})
-	if c := t.seam.clock; c != nil {
-		c.Started(p.Wake)
-	}
+	p := t.openPoller()
 	t.judge.readLimit(t.seam.maxWatches)
 
 	t.begin()
 	var evs []epoll.Event
-	wait := time.Duration(0)
-	for {
+	for wait := time.Duration(0); wait >= 0; {
+		var err error
 		evs, err = p.Wait(t.limitWait(wait), evs[:0])
-		if err != nil && errors.Is(err, epoll.ErrClosed) {
-			break
+		if err != nil {
+			p.Close()
+			p = t.goBlind(err)
 		}
 		wait = t.pass(evs)
 		if c := t.seam.clock; c != nil {
 			c.Passed()
 		}
-		if wait < 0 {
-			break
-		}
 	}
-
-	t.poller.Store(nil)
 	p.Close()
-	if c := t.seam.clock; c != nil {
-		c.Ended()
+}
+
+// openPoller opens the event source of the loop, or one that has no events.
+func (t *Tracker) openPoller() poller {
+	p, err := t.seam.newPoller()
+	if err != nil {
+		return t.goBlind(err)
 	}
-	close(done)
+	t.judge.pollerErr.Store(nil)
+	t.setPoller(p)
+	return p
+}
+
+// goBlind goes on without events, because of err.
+func (t *Tracker) goBlind(err error) poller {
+	t.judge.pollerErr.Store(&err)
+	p := epoll.NewBlind()
+	t.setPoller(p)
+	return p
+}
+
+func (t *Tracker) setPoller(p poller) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.poller.Store(&pollerBox{p})
+	if c := t.seam.clock; c != nil {
+		c.Started(p.Wake)
+	}
+}
+
+// readLimit decides how many epoll watches we may take: a quarter of what the
+// user has.
+func (j *judgement) readLimit(maxWatches func() (int, error)) {
+	n, err := maxWatches()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.limit, j.limitErr = int64(n)/4, err
+	if err != nil {
+		j.limit = -1
+	}
 }
 
 // limitWait is the time the poller really waits: a test's clock does not pass
@@ -150,21 +182,33 @@ func (t *Tracker) wall(at int64) time.Time {
 	return t.base.Add(time.Duration(at))
 }
 
+// epochUnit is how long an epoch lasts when the loop does not pass more often.
+const epochUnit = int64(time.Microsecond)
+
 // bump moves the epoch on, to the present or at least by one.
 func (t *Tracker) bump(now int64) uint64 {
-	ep := max(t.epoch.Load()+1, uint64(now/int64(time.Millisecond))+1)
+	ep := max(t.epoch.Load()+1, uint64(now/epochUnit)+1)
 	t.epoch.Store(ep)
 	return ep
 }
 
 // epochTime returns when an epoch began.
-func (t *Tracker) epochTime(ep uint64) int64 { return int64(ep) * int64(time.Millisecond) }
+func (t *Tracker) epochTime(ep uint64) int64 { return int64(ep) * epochUnit }
 
 // pass handles what happened and what is due. It returns how long to wait, or a
 // negative number when the loop is to end.
-func (t *Tracker) pass(evs []epoll.Event) time.Duration {
-	j := &t.judge
+func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
+	j, a := &t.judge, &t.judge.agenda
+	defer func() {
+		if r := recover(); r != nil {
+			t.panicked(r)
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			wait = t.pause(t.now(), suspectInterval)
+		}
+	}()
 	j.mu.Lock()
+	defer j.mu.Unlock()
 	now := t.now()
 	ep := t.bump(now)
 	t.reconfigured(now)
@@ -176,55 +220,73 @@ func (t *Tracker) pass(evs []epoll.Event) time.Duration {
 	}
 
 	t.mu.Lock()
-	t.sleep = 0
+	t.sleep, t.again = 0, false
 	urgent := t.urgent
-	t.urgent = false
-	due := len(t.young)+len(t.ends)+len(t.dials) > 0
-	last := t.live == 0
 	t.mu.Unlock()
-	a := &j.agenda
-	if due && a.young == 0 {
-		a.young = now + int64(youngDelay)
-		if last {
-			a.young = now + int64(lastDelay)
-		}
-	} else if last && due {
-		a.young = min(a.young, now+int64(lastDelay))
-	}
+	a.configure(t.cfg.Load().sweep(), now)
 	if a.young != 0 && now >= a.young || urgent {
-		a.young = 0
 		t.meet(now, ep)
 	}
-	if a.suspects != 0 && now >= a.suspects || now >= a.sweep {
-		t.tick(now, ep)
+	if a.suspects != 0 && now >= a.suspects {
+		t.lookAtSuspects(now, ep)
+	}
+	if now >= a.sweep {
+		t.sweepOn(now, ep)
 	}
 	if a.remind != 0 && now >= a.remind {
 		t.remind(now)
 	}
 	t.flush(now)
-
-	t.mu.Lock()
-	pending := len(t.young)+len(t.ends)+len(t.dials) > 0
-	if t.closed || t.live == 0 && !pending && a.young == 0 {
-		t.running = false
-		t.mu.Unlock()
+	wait = t.pause(now, a.next(now))
+	if wait < 0 {
 		t.rest(now)
-		j.mu.Unlock()
+	}
+	return wait
+}
+
+// pause decides how long the loop sleeps: wait, or less when something has come
+// meanwhile. The result is negative when it is to end. The caller holds
+// judgement.mu.
+func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	pending := len(t.young)+len(t.ends)+len(t.dials) > 0
+	if t.closed || t.live == 0 && !pending {
+		t.running = false
+		t.poller.Store(nil)
+		if c := t.seam.clock; c != nil {
+			c.Ended()
+		}
 		return -1
 	}
-	wait := a.next(now)
-	if pending && a.young == 0 {
-		wait = min(wait, youngDelay)
+	if pending {
+		a, delay := &t.judge.agenda, youngDelay
+		if t.live == 0 {
+			delay = lastDelay
+		}
+		if due := now + int64(delay); a.young == 0 || due < a.young {
+			a.young = due
+		}
+		wait = min(wait, time.Duration(max(a.young-now, 1)))
 	}
-	t.sleep = max(wait, 1)
-	t.mu.Unlock()
-	j.mu.Unlock()
-	return max(wait, 0)
+	if t.urgent || t.again {
+		wait = 0
+	}
+	t.sleep = wait
+	return wait
+}
+
+// panicked keeps a fault of ours from the application. What it cut short is
+// made up for by the next sweep.
+func (t *Tracker) panicked(r any) {
+	if t.count.panics.Add(1) == 1 {
+		t.logger().Error("tcpstate: the tracker panicked", "panic", r, "stack", string(debug.Stack()))
+	}
 }
 
 // next returns the time until the loop has to act.
 func (a *agenda) next(now int64) time.Duration {
-	at := a.sweep
+	at := min(a.sweep, now+int64(time.Hour))
 	for _, d := range []int64{a.young, a.suspects, a.remind} {
 		if d != 0 {
 			at = min(at, d)
@@ -233,13 +295,43 @@ func (a *agenda) next(now int64) time.Duration {
 	return time.Duration(max(at-now, 1))
 }
 
+// configure plans the sweep anew when its interval has changed.
+func (a *agenda) configure(interval time.Duration, now int64) {
+	if interval == a.interval {
+		return
+	}
+	a.interval = interval
+	if a.left == 0 {
+		a.sweep = after(now, interval)
+	}
+}
+
+// after returns a time d later, or never when that is off.
+func after(now int64, d time.Duration) int64 {
+	if d == off {
+		return math.MaxInt64
+	}
+	return now + int64(d)
+}
+
 // meet takes in the connections that are new, accounts for those that ended,
-// and the dials.
+// and the dials. The caller holds judgement.mu.
 func (t *Tracker) meet(now int64, ep uint64) {
+	j := &t.judge
 	t.mu.Lock()
-	young, ends, dials := t.young, t.ends, t.dials
-	t.young, t.ends, t.dials = nil, nil, nil
+	ends, dials := t.ends, t.dials
+	t.ends, t.dials = j.spareEnds, nil
+	var young []*entry
+	if t.poller.Load() != nil {
+		// Without a loop they wait for one.
+		young, t.young = t.young, nil
+		for _, e := range young {
+			e.youngAt = 0
+		}
+	}
+	t.urgent = false
 	t.mu.Unlock()
+	j.agenda.young = 0
 	for i := range dials {
 		t.tellDial(&dials[i])
 	}
@@ -247,8 +339,40 @@ func (t *Tracker) meet(now int64, ep uint64) {
 		t.arm(e)
 	}
 	for _, e := range ends {
+		if e.slow {
+			e.slow = false
+			j.unarmed--
+		}
+		e.settleFinal()
 		t.account(e, now)
+		e.release()
 	}
+	clear(ends)
+	j.spareEnds = nil
+	if cap(ends) <= maxEnds/16 {
+		j.spareEnds = ends[:0]
+	}
+}
+
+// settleFinal corrects the last sample by what the loop knew.
+func (e *entry) settleFinal() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.end != nil && e.sus != nil && !e.end.sample.mptcp {
+		e.sus.correct(&e.end.sample)
+	}
+}
+
+// correct adapts a sample of an MPTCP connection whose peer has closed: the
+// state of its subflow does not know of the DATA_FIN, and SIOCINQ counts that
+// as a byte (net/mptcp/protocol.c, mptcp_inq_hint).
+func (sus *suspicion) correct(s *sample) {
+	if !sus.mptcp || !sus.hist.fin || !s.ok {
+		return
+	}
+	s.mptcp = true
+	s.state = shownState(sus.hist, s.state)
+	s.recvQueue = max(s.recvQueue-1, 0)
 }
 
 // arm begins to watch e by epoll, if the limit allows it. A FIN that has come
@@ -257,35 +381,44 @@ func (t *Tracker) arm(e *entry) {
 	j := &t.judge
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed || e.armed {
-		return
-	}
-	if j.limit >= 0 && armedEverywhere.Load() >= j.limit {
-		e.slow = true
-		j.unarmed++
-		return
-	}
 	p := t.poller.Load()
-	if p == nil {
+	if e.closed || e.armed || p == nil {
 		return
 	}
-	var err error
-	if cerr := e.raw.Control(func(fd uintptr) { err = p.Add(fd, watchToken(e)) }); cerr != nil {
-		return // closed behind our back: the sweep will see it
-	}
-	if err != nil {
-		e.slow = true
-		j.unarmed++
+	err := epoll.ErrFull
+	if j.limit < 0 || armedEverywhere.Load() < j.limit {
+		if cerr := e.raw.Control(func(fd uintptr) { err = p.Add(fd, watchToken(e)) }); cerr != nil {
+			return // closed behind our back: the sweep will see it
+		}
 		if errors.Is(err, epoll.ErrFull) {
+			// Others use the allowance. What is left is for them.
+			j.limit = armedEverywhere.Load()
 			j.watchErrors++
 		}
-		return
 	}
-	e.armed, e.slow = true, false
-	armedEverywhere.Add(1)
-	t.watched.Add(1)
+	if slow := err != nil; slow != e.slow {
+		e.slow = slow
+		if slow {
+			j.unarmed++
+		} else {
+			j.unarmed--
+		}
+	}
+	if err == nil {
+		e.armed = true
+		armedEverywhere.Add(1)
+		t.watched.Add(1)
+	}
 }
 
+// unwatch ends the epoll watch of fd. It is called inside RawConn.Control.
+func (t *Tracker) unwatch(fd uintptr) {
+	if p := t.poller.Load(); p != nil {
+		_ = p.Del(fd)
+	}
+}
+
+// disarmed accounts for a watch that has ended.
 func (t *Tracker) disarmed() {
 	armedEverywhere.Add(-1)
 	t.watched.Add(-1)
@@ -305,35 +438,40 @@ func (t *Tracker) byToken(tok uint64) *entry {
 	return t.slots[i].e
 }
 
-// tick looks at the suspects that are due and at the next part of all
-// connections, for at most its budget.
-func (t *Tracker) tick(now int64, ep uint64) {
+// lookAtSuspects looks at those that are due, for at most a tick's budget.
+func (t *Tracker) lookAtSuspects(now int64, ep uint64) {
 	j, a := &t.judge, &t.judge.agenda
-	start := time.Now()
-	spent := func() bool { return time.Since(start) > tickBudget }
-
 	due := j.suspects
-	j.suspects = j.spare[:0]
-	for i, e := range due {
-		if i%16 == 15 && spent() {
-			j.suspects = append(j.suspects, due[i:]...)
-			break
-		}
+	j.suspects, j.spare = j.spare[:0], nil
+	spent := budget()
+	n := 0
+	for ; n < len(due) && (n%16 != 15 || !spent()); n++ {
+		e := due[n]
 		if e.sus != nil {
 			e.sus.queued = false
 		}
 		t.look(e, now, ep, 0) // queues it again if it is to be looked at again
 	}
+	wait := suspectInterval
+	if n < len(due) {
+		// Those that were not reached come first next time.
+		j.suspects = slices.Insert(j.suspects, 0, due[n:]...)
+		wait = busyDelay
+	}
 	clear(due)
 	j.spare = due[:0]
 	a.suspects = 0
 	if len(j.suspects) > 0 {
-		a.suspects = now + int64(suspectInterval)
+		a.suspects = now + int64(wait)
 	}
+}
 
-	if now < a.sweep {
-		return
-	}
+// sweepOn looks at the next part of all connections, for at most a tick's
+// budget.
+func (t *Tracker) sweepOn(now int64, ep uint64) {
+	j, a := &t.judge, &t.judge.agenda
+	start := time.Now()
+	spent := budget()
 	if a.left == 0 {
 		t.mu.Lock()
 		a.left = len(t.slots)
@@ -341,15 +479,17 @@ func (t *Tracker) tick(now int64, ep uint64) {
 		a.cursor = 0
 		j.sweepStart, j.sweepWork = now, 0
 	}
-	for a.left > 0 {
-		if a.left%32 == 0 && spent() {
-			break
-		}
-		if e := t.inSlot(a.cursor); e != nil && (e.sus == nil || !e.sus.queued) {
-			t.look(e, now, ep, 0)
-		}
+	for n := 0; a.left > 0 && (n%32 != 31 || !spent()); n++ {
+		e := t.inSlot(a.cursor)
 		a.cursor++
 		a.left--
+		if e == nil || e.sus != nil && e.sus.queued {
+			continue
+		}
+		if e.slow {
+			t.arm(e) // there may be room by now
+		}
+		t.look(e, now, ep, 0)
 	}
 	j.sweepWork += time.Since(start)
 	if a.left > 0 {
@@ -358,13 +498,19 @@ func (t *Tracker) tick(now int64, ep uint64) {
 	}
 	t.count.sweeps.Add(1)
 	t.count.sweepNanos.Add(int64(j.sweepWork))
-	interval := int64(t.cfg.Load().sweep())
-	if interval == int64(off) {
-		a.sweep = now + int64(time.Hour)
+	if a.interval == off {
+		a.sweep = after(now, off)
 		return
 	}
 	// Jitter keeps many processes from sweeping in step.
-	a.sweep = max(j.sweepStart+interval-interval/10+int64(t.jitter(interval/5)), now+int64(busyDelay))
+	interval := int64(a.interval)
+	a.sweep = max(j.sweepStart+interval-interval/10+t.jitter(interval/5), now+int64(busyDelay))
+}
+
+// budget returns a function that reports whether a tick's work is done.
+func budget() (spent func() bool) {
+	start := time.Now()
+	return func() bool { return time.Since(start) > tickBudget }
 }
 
 func (t *Tracker) inSlot(i int) *entry {
@@ -380,54 +526,44 @@ func (t *Tracker) inSlot(i int) *entry {
 // event that is the reason, or none.
 func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 	s := t.judge.sampler
-	s.full = e.sus != nil || flags != 0
-	s.ask = flags&epoll.ReadHup != 0 || e.sus != nil && e.sus.sample.mptcp
-	e.mu.Lock()
-	err := s.take(e, false)
-	if err != nil {
-		closed := e.closed
-		e.mu.Unlock()
-		if !closed && errors.Is(err, net.ErrClosed) {
-			e.gone()
-		}
+	seen, ok := e.observe(s, flags)
+	if !ok {
 		return
 	}
-	if !s.sample.ok {
+	if f := t.seam.looked; f != nil {
+		f(e.id, flags)
+	}
+	flags |= s.flags
+	if s.err != nil {
 		t.judge.noInfo(s.err)
 	}
-	readErr, using, watched := e.readErr, e.uses != nil, e.armed
-	uses := e.useCount
-	expect := e.expectationLocked()
-	e.mu.Unlock()
-
-	e.sampledAt = now
 	t.judge.traffic(e, &s.sample)
-	fl := e.flags.Load()
+	fl, sus := e.flags.Load(), e.sus
 	l := look{
 		state: s.sample.state, mptcp: s.sample.mptcp,
 		rdhup: flags&epoll.ReadHup != 0, hup: flags&epoll.Hup != 0, err: flags&epoll.Err != 0,
 		retransmits: s.sample.retransmits, backoff: s.sample.backoff, probes: s.sample.probes,
-		read: readErr, copied: fl&flagCopyFailed != 0,
+		read: seen.readErr, copied: fl&flagCopyFailed != 0,
 		closeRead: fl&flagCloseRead != 0, closeWrite: fl&flagCloseWrite != 0,
-		blind: fl&flagWrapped == 0, watched: watched,
-		settled: e.sus != nil && e.sus.deadAt != 0 && now-e.sus.deadAt >= int64(suspectInterval),
+		blind: fl&flagWrapped == 0, watched: seen.watched,
+		settled: sus != nil && sus.deadAt != 0 && now-sus.deadAt >= int64(suspectInterval),
 	}
 	var hist history
-	if e.sus != nil {
-		hist = e.sus.hist
+	if sus != nil {
+		hist = sus.hist
 	}
 	next := hist.observe(l)
 	if !next.fin && !next.dead {
 		e.setState(s.sample.state)
-		if e.sus != nil {
-			e.sus.hist = next
-		} else if next != (history{}) {
+		switch {
+		case sus != nil:
+			sus.hist = next
+		case next != (history{}):
 			e.sus = &suspicion{hist: next}
 		}
 		return
 	}
 
-	sus := e.sus
 	if sus == nil {
 		sus = new(suspicion)
 		e.sus = sus
@@ -436,10 +572,7 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 		sus.finEpoch = ep
 		if !s.full {
 			// The first look that matters needs the queues, too.
-			e.mu.Lock()
-			s.full = true
-			_ = s.take(e, false)
-			e.mu.Unlock()
+			s.again(e)
 		}
 	}
 	if next.fin && sus.finAt == 0 {
@@ -449,11 +582,50 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 		sus.deadAt, sus.before = now, e.state
 	}
 	sus.hist = next
+	sus.mptcp = sus.mptcp || s.sample.mptcp
+	sus.correct(&s.sample)
 	sus.progress(e, &s.sample, now)
-	sus.used(uses, using, now)
-	sus.sample = s.sample
-	e.setState(shownState(next, s.sample.state))
-	t.judgeEntry(e, now, &expect, using, readErr)
+	sus.used(seen.uses, seen.using, now)
+	sus.sample, sus.sampledAt = s.sample, now
+	e.setState(s.sample.state)
+	t.judgeEntry(e, now, &seen.expect, seen.using, seen.readErr)
+}
+
+// observation is what a look found in the entry, beside the sample.
+type observation struct {
+	readErr readResult
+	watched bool // an error that nobody has taken would be seen
+	using   bool
+	uses    uint32
+	expect  Expect
+}
+
+// observe samples e because of an event with these bits, or none. It reports
+// false when e has ended.
+func (e *entry) observe(s *sampler, flags epoll.Flags) (o observation, ok bool) {
+	e.mu.Lock()
+	s.full = e.sus != nil || flags != 0
+	s.ask = flags&epoll.ReadHup != 0 || e.sus != nil && e.sus.mptcp
+	s.poll = e.slow || e.sus != nil && e.sus.hist.pending
+	err := s.take(e, false)
+	o = observation{
+		readErr: e.readErr, watched: e.armed || s.poll, using: e.uses != nil, uses: e.useCount,
+		expect: e.expectationLocked(),
+	}
+	closed := e.closed
+	e.mu.Unlock()
+	if err != nil && !closed && errors.Is(err, net.ErrClosed) {
+		e.gone()
+	}
+	return o, err == nil
+}
+
+// again samples e once more, with its queues.
+func (s *sampler) again(e *entry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.full = true
+	_ = s.take(e, false)
 }
 
 // shownState is the state to show: the TCP state of an MPTCP subflow does not

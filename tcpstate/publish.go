@@ -64,9 +64,9 @@ func (t *Tracker) publish(f *finding, s *subscriber, now int64) Finding {
 	}
 
 	e.mu.Lock()
-	sample, sampledAt := sus.sample, e.sampledAt
+	sample, sampledAt := sus.sample, sus.sampledAt
 	if !sus.sampled || f.kind == KindLeakCollected {
-		sample, sampledAt = e.final, int64(e.endedAt.Sub(t.base))
+		sample, sampledAt = e.final(), int64(e.endedAt().Sub(t.base))
 		if sample.ok {
 			pub.State = shownState(sus.hist, sample.state)
 		}
@@ -100,7 +100,7 @@ func (t *Tracker) publish(f *finding, s *subscriber, now int64) Finding {
 	pub.Tokens.Dial = e.tokens.of(s)
 	ev.EOFRead = e.readErr == readEOF
 	readEnd := e.readEnd
-	pub.Sites = e.sitesLocked(f.kind, t.cfg.Load().HideFrames)
+	pub.Sites = e.sitesLocked(f.kind, t.judge.hide)
 	e.mu.Unlock()
 
 	ev.ages(t, e, sus, readEnd, now)

@@ -67,10 +67,12 @@ func (f *Finding) WriteTo(w io.Writer) (int64, error) {
 	f.writeCode(&b)
 	const indent = "         "
 	wrap(&b, "  ages   ", indent, f.ages())
+	wrap(&b, "  queues ", indent, f.queues())
 	wrap(&b, "  fix    ", indent, f.Fix)
 	for _, c := range f.Check {
 		b.WriteString("  check  " + c + "\n")
 	}
+	wrap(&b, "  trace  ", indent, f.trace())
 	wrap(&b, "  ids    ", indent, f.ids())
 	return b.WriteTo(w)
 }
@@ -139,35 +141,45 @@ func (f *Finding) ages() string {
 	add("byte in", ev.DataIn)
 	add("byte out", ev.DataOut)
 	add("ACK", ev.ACK)
-	parts = append(parts, fmt.Sprintf("queues: recv %d, send %d", ev.RecvQueue, ev.SendQueue))
-	switch {
-	case !ev.ReadsSeen:
-	case ev.EOFRead:
-		parts = append(parts, "EOF read")
-	case ev.PeerFIN >= 0:
-		parts = append(parts, "EOF not read")
-	}
 	return strings.Join(parts, " · ")
 }
 
-// ids says which connection, trace and finding this is.
-func (f *Finding) ids() string {
-	var parts []string
-	if tr := traceOf(f.Tokens.Use); tr != "" {
-		parts = append(parts, "trace "+tr+" (use)")
-	} else if tr := traceOf(f.Tokens.Dial); tr != "" {
-		parts = append(parts, "trace "+tr+" (dial)")
+// queues says what waits in the socket, and whether its end was read.
+func (f *Finding) queues() string {
+	ev := &f.Evidence
+	s := fmt.Sprintf("recv %d · send %d", ev.RecvQueue, ev.SendQueue)
+	switch {
+	case !ev.ReadsSeen:
+	case ev.EOFRead:
+		s += " · EOF read"
+	case ev.PeerFIN >= 0:
+		s += " · EOF not read"
 	}
+	return s
+}
+
+// trace says which trace the connection belongs to, if an observer knows.
+func (f *Finding) trace() string {
+	if tr := traceOf(f.Tokens.Use); tr != "" {
+		return tr + " (use)"
+	}
+	if tr := traceOf(f.Tokens.Dial); tr != "" {
+		return tr + " (dial)"
+	}
+	return ""
+}
+
+// ids says which connection and finding this is.
+func (f *Finding) ids() string {
 	arrow := "→"
 	if f.Subject.Role == Server {
 		arrow = "←"
 	}
-	parts = append(parts, fmt.Sprintf("conn %d %s%s%s", f.Subject.ID, f.Subject.Local, arrow, f.Subject.Remote))
-	id := fmt.Sprintf("finding %d", f.Group.ID)
+	s := fmt.Sprintf("conn %d %s%s%s · finding %d", f.Subject.ID, f.Subject.Local, arrow, f.Subject.Remote, f.Group.ID)
 	if f.Was != "" {
-		id += ", was " + string(f.Was)
+		s += ", was " + string(f.Was)
 	}
-	return strings.Join(append(parts, id), " · ")
+	return s
 }
 
 // traceOf asks a token for the trace it belongs to.

@@ -2,10 +2,12 @@ package tcpstate
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"sync"
 	"time"
 
+	"github.com/tcpstate/tcpstate-go/internal/epoll"
 	"github.com/tcpstate/tcpstate-go/internal/tcpinfo"
 )
 
@@ -53,11 +55,13 @@ func (s *sample) complete() bool {
 // function value per call would be an allocation.
 type sampler struct {
 	sample sample
+	flags  epoll.Flags // what poll(2) said
 	n      int
-	err    error
-	full   bool // with queues
-	ask    bool // whether the connection is MPTCP matters
-	last   bool // the descriptor is about to be closed: end its epoll watch
+	err    error // why sample is not ok
+	full   bool  // with queues
+	ask    bool  // whether the connection is MPTCP matters
+	poll   bool  // ask poll(2), in place of an event
+	last   bool  // the descriptor is about to be closed: end its epoll watch
 	entry  *entry
 	buf    [tcpinfo.MaxSize]byte
 	fn     func(fd uintptr)
@@ -69,19 +73,20 @@ var samplers = sync.Pool{New: func() any {
 	return s
 }}
 
+var errShortInfo = errors.New("the kernel filled nothing of it")
+
 // take samples e, whose mu the caller holds, and before a close ends the epoll
 // watch. The error is net.ErrClosed when the descriptor is closed; failing to
 // read TCP_INFO is no error, but leaves sample.ok false.
 func (s *sampler) take(e *entry, last bool) error {
+	s.sample, s.flags, s.n, s.err = sample{}, 0, 0, nil
 	if e.raw == nil {
-		s.sample = sample{}
 		return net.ErrClosed
 	}
 	s.entry, s.last = e, last
 	if last {
-		s.full, s.ask = true, false
+		s.full, s.ask, s.poll = true, false, false
 	}
-	s.sample, s.n, s.err = sample{}, 0, nil
 	err := e.raw.Control(s.fn)
 	s.entry = nil
 	return err
@@ -89,22 +94,38 @@ func (s *sampler) take(e *entry, last bool) error {
 
 func (s *sampler) control(fd uintptr) {
 	t := s.entry.t
+	if s.poll {
+		s.flags = epoll.Peek(fd)
+	}
 	if s.n, s.err = t.seam.info(fd, s.buf[:]); s.err == nil {
 		s.sample.parse(s.buf[:s.n])
+		if !s.sample.ok {
+			s.err = errShortInfo
+		}
 	}
 	if s.full && s.sample.ok {
 		if in, out, err := tcpinfo.Queues(fd); err == nil {
 			s.sample.recvQueue, s.sample.sendQueue = int32(in), int32(out)
 		}
 	}
-	if s.ask && s.sample.state == Established {
+	if s.ask || s.flags&epoll.ReadHup != 0 {
 		s.sample.mptcp = tcpinfo.MPTCP(fd)
 	}
-	if s.last && s.entry.armed {
-		if p := t.poller.Load(); p != nil {
-			p.Del(fd)
-		}
-		t.disarmed()
+	if s.last {
+		s.lastLook(fd)
+	}
+}
+
+// lastLook is for what is to be known or done before a close.
+func (s *sampler) lastLook(fd uintptr) {
+	p := &s.sample
+	if p.state == Established && p.recvQueue > 0 && s.entry.flags.Load()&flagCloseRead == 0 &&
+		tcpinfo.MPTCP(fd) && epoll.Peek(fd)&epoll.ReadHup != 0 {
+		// What looks unread is the peer's DATA_FIN; see suspicion.correct.
+		p.mptcp, p.state, p.recvQueue = true, CloseWait, p.recvQueue-1
+	}
+	if s.entry.armed {
+		s.entry.t.unwatch(fd)
 	}
 }
 

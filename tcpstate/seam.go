@@ -2,7 +2,6 @@ package tcpstate
 
 import (
 	"cmp"
-	"errors"
 	"os"
 	"slices"
 	"strconv"
@@ -22,7 +21,8 @@ type seam struct {
 	newPoller  func() (poller, error)
 	info       func(fd uintptr, buf []byte) (int, error)
 	maxWatches func() (int, error)
-	fakeTime   func() bool // time does not pass as it does outside: see realtime
+	fakeTime   func() bool                    // time is not the machine's
+	looked     func(id uint64, f epoll.Flags) // called after each look; nil outside tests
 }
 
 func newSeam(clock *testclock.Clock) *seam {
@@ -83,7 +83,7 @@ func (f *fdTable) set(fd uintptr, e *entry) {
 	}
 	if fd >= uintptr(len(f.dense)) {
 		f.dense = append(f.dense, make([]*entry, int(fd)+1-len(f.dense))...)
-		f.dense = f.dense[:cap(f.dense)]
+		f.dense = f.dense[:min(cap(f.dense), maxDense)]
 	}
 	f.dense[fd] = e
 }
@@ -103,5 +103,3 @@ func (f *fdTable) clear(fd uintptr, e *entry) {
 func sortEntries(es []*entry) {
 	slices.SortFunc(es, func(a, b *entry) int { return cmp.Compare(a.id, b.id) })
 }
-
-var errNoPoller = errors.New("epoll is not available")

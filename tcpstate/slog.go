@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // slogObserver reports to the tracker's logger, while nobody else listens.
@@ -18,17 +19,20 @@ func slogObserver(t *Tracker) *Observer {
 }
 
 func logFinding(l *slog.Logger, f Finding, event string) {
-	// Inventory belongs on a page and a gauge. What became another kind is
-	// reported as that.
-	if f.Severity < Warning || f.Became != "" {
+	// Inventory belongs on a page and a gauge.
+	if f.Severity < Warning {
+		return
+	}
+	// What became another kind is reported as that, unless that is inventory.
+	if f.Became != "" && f.Became.Severity() >= Warning {
 		return
 	}
 	level := slog.LevelWarn
-	if f.Severity == Error {
-		level = slog.LevelError
-	}
-	if !f.ClearedAt.IsZero() {
+	switch {
+	case !f.ClearedAt.IsZero():
 		level = slog.LevelInfo
+	case f.Severity == Error:
+		level = slog.LevelError
 	}
 	if !l.Enabled(context.Background(), level) {
 		return
@@ -38,20 +42,50 @@ func logFinding(l *slog.Logger, f Finding, event string) {
 
 // LogAttrs returns the finding as attributes for a log record, in the order of
 // the terminal form. event is the value of "event.name". Addresses of clients
-// are shortened to their network; commands are left out.
+// are shortened to their network; commands are left out. Of a finding that has
+// ended, the record says what it was and how long it lasted.
 func (f *Finding) LogAttrs(event string) []slog.Attr {
-	as := []slog.Attr{
-		slog.String("event.name", event),
-		slog.Uint64("tcpstate.finding.id", f.Group.ID),
-		slog.String("tcpstate.finding.kind", string(f.Kind)),
-		slog.String("tcpstate.finding.severity", f.Severity.String()),
-		slog.String("tcpstate.connection.name", f.Subject.Name),
-		slog.String("tcpstate.summary", f.Summary),
+	ended := !f.ClearedAt.IsZero()
+	as := make([]slog.Attr, 0, 32)
+	str := func(key, value string) {
+		if value != "" {
+			as = append(as, slog.String(key, value))
+		}
 	}
-	if f.Consequence != "" {
-		as = append(as, slog.String("tcpstate.consequence", f.Consequence))
+	str("event.name", event)
+	as = append(as, slog.Uint64("tcpstate.finding.id", f.Group.ID))
+	str("tcpstate.finding.kind", string(f.Kind))
+	str("tcpstate.finding.severity", f.Severity.String())
+	str("tcpstate.finding.cause", f.Cause)
+	str("tcpstate.finding.was", string(f.Was))
+	str("tcpstate.finding.became", string(f.Became))
+	str("tcpstate.connection.name", f.Subject.Name)
+	if !ended {
+		str("tcpstate.summary", f.Summary)
+		str("tcpstate.consequence", f.Consequence)
 	}
+	as = f.codeAttrs(as)
+	as = append(as, slog.Float64("tcpstate.finding.age", f.Age().Seconds()))
+	as = append(as, slog.Int("tcpstate.group.open", f.Group.Open))
+	if ended {
+		return append(as, slog.Uint64("tcpstate.group.opened", f.Group.Opened))
+	}
+	if f.Group.PerMinute != 0 {
+		as = append(as, slog.Float64("tcpstate.group.per_minute", f.Group.PerMinute))
+	}
+	str("network.connection.state", f.State.SemConv())
+	str("network.peer.address", PeerForTelemetry(f.Subject))
+	as = f.Evidence.logAttrs(as)
+	str("tcpstate.fix", f.Fix)
+	return as
+}
+
+// codeAttrs appends the line to open, then the other places.
+func (f *Finding) codeAttrs(as []slog.Attr) []slog.Attr {
 	for i, s := range f.Sites {
+		if len(s.Frames) == 0 {
+			continue
+		}
 		fr := s.Frames[0]
 		if i == 0 {
 			as = append(as,
@@ -62,17 +96,23 @@ func (f *Finding) LogAttrs(event string) []slog.Attr {
 		}
 		as = append(as, slog.String("tcpstate.site."+strings.ReplaceAll(s.Role, " ", "_"), fr.String()))
 	}
-	as = append(as,
-		slog.String("network.connection.state", f.State.SemConv()),
-		slog.String("network.peer.address", PeerForTelemetry(f.Subject)),
-		slog.Int("tcpstate.recv_queue", f.Evidence.RecvQueue),
-		slog.Float64("tcpstate.finding.age", f.Age().Seconds()),
-		slog.Int("tcpstate.group.open", f.Group.Open),
-	)
-	if f.ClearedAt.IsZero() {
-		as = append(as, slog.String("tcpstate.fix", f.Fix))
-	}
 	return as
+}
+
+// logAttrs appends the ages that are known, in seconds, and the queues.
+func (ev *Evidence) logAttrs(as []slog.Attr) []slog.Attr {
+	for _, a := range []struct {
+		name string
+		age  Duration
+	}{
+		{"peer_fin", ev.PeerFIN}, {"died", ev.Died}, {"app_read", ev.AppRead},
+		{"data_in", ev.DataIn}, {"data_out", ev.DataOut}, {"ack", ev.ACK},
+	} {
+		if a.age >= 0 {
+			as = append(as, slog.Float64("tcpstate.age."+a.name, time.Duration(a.age).Seconds()))
+		}
+	}
+	return append(as, slog.Int("tcpstate.recv_queue", ev.RecvQueue), slog.Int("tcpstate.send_queue", ev.SendQueue))
 }
 
 // String returns "file:line".

@@ -35,7 +35,7 @@ type Snapshot struct {
 func (e *entry) snapshot(ask bool) Snapshot {
 	t := e.t
 	s := Snapshot{
-		ID: e.id, Role: e.role, Name: e.name, Target: e.target, Local: e.local, Remote: e.remote,
+		ID: e.id, Role: e.role, Name: e.name, Local: e.local, Remote: e.remote,
 		Opened: e.born, Wrapped: e.flags.Load()&flagWrapped != 0,
 	}
 	var hist history
@@ -43,7 +43,7 @@ func (e *entry) snapshot(ask bool) Snapshot {
 	s.State = e.state
 	if sus := e.sus; sus != nil {
 		hist = sus.hist
-		s.PeerClosed, s.MPTCP = t.wall(sus.finAt), sus.sample.mptcp
+		s.PeerClosed, s.MPTCP = t.wall(sus.finAt), sus.mptcp
 		if sus.finding != nil {
 			s.Finding = sus.finding.kind
 		}
@@ -52,7 +52,7 @@ func (e *entry) snapshot(ask bool) Snapshot {
 
 	e.mu.Lock()
 	raw := e.raw
-	s.Open, s.Uses = raw != nil, e.useCount
+	s.Open, s.Uses, s.Target = raw != nil, e.useCount, e.target
 	for u := e.uses; u != nil; u = u.next {
 		s.InUse++
 	}
@@ -81,6 +81,9 @@ func (e *entry) snapshot(ask bool) Snapshot {
 		case err == nil && ierr == nil:
 			s.Info = decodeInfo(buf[:n])
 			s.State = shownState(hist, s.Info.State)
+			if hist.fin && s.MPTCP {
+				s.RecvQueue = max(s.RecvQueue-1, 0) // the DATA_FIN
+			}
 		}
 	}
 	if !s.Open {
@@ -97,10 +100,10 @@ func (t *Tracker) tellClosed(e *entry, kinds []Kind) {
 		return
 	}
 	e.mu.Lock()
-	f := &e.final
+	f := e.final()
 	c := ClosedInfo{
 		ID: e.id, Role: e.role, Name: e.name, Target: e.target, Local: e.local, Remote: e.remote,
-		Opened: e.born, Ended: e.endedAt, DialStart: e.dialStart,
+		Opened: e.born, Ended: e.endedAt(), DialStart: e.dialStart(),
 		State: f.state, BytesIn: f.bytesReceived, BytesOut: f.bytesSent, Unread: int(f.recvQueue),
 		Retransmits: f.totalRetrans, RTT: f.rtt, Uses: e.useCount, Findings: kinds,
 	}

@@ -188,7 +188,10 @@ func (j *judgement) traffic(e *entry, s *sample) {
 }
 
 // record adds what e moved between its last sample and its end.
-func (s *series) record(e *entry) { e.t.judge.traffic(e, &e.final) }
+func (s *series) record(e *entry) {
+	final := e.final()
+	e.t.judge.traffic(e, &final)
+}
 
 // FindingCount is how many findings of one kind are open at one line of code.
 type FindingCount struct {
@@ -209,14 +212,13 @@ func (t *Tracker) FindingCounts() []FindingCount {
 	now := t.now()
 	t.refresh(now)
 	t.flush(now)
-	hide := t.cfg.Load().HideFrames
 	all := make([]FindingCount, 0, len(t.judge.groups))
 	for _, g := range t.judge.groups {
 		if g.open == 0 || t.muted(g) {
 			continue
 		}
 		c := FindingCount{Kind: g.key.kind, Severity: g.key.kind.Severity(), Name: g.key.name, Role: g.key.role, Open: g.open}
-		if fs := publicFrames(g.site.Owner(hide)); len(fs) > 0 {
+		if fs := publicFrames(g.site.Owner(t.judge.hide)); len(fs) > 0 {
 			c.Frame = fs[0]
 		}
 		all = append(all, c)

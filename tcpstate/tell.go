@@ -24,47 +24,45 @@ func (t *Tracker) flush(now int64) {
 		if g.open == 0 {
 			continue
 		}
-		what := eventOpened
-		if g.was != "" {
-			what = eventChanged
-		}
-		t.report(what, g.first, g.was, now)
+		t.report(g, g.first, "", now)
 		t.retrySoon(g, now)
 	}
 	clear(j.news)
 	j.news = j.news[:0]
 }
 
-// report tells everybody who does not know it of the group of f. other is the
-// kind that f had or gets when it changes.
-func (t *Tracker) report(what eventKind, f *finding, other Kind, now int64) {
-	g := f.g
-	muted := what != eventCleared && t.muted(g)
-	if !muted && what != eventCleared {
+// report tells everybody what they do not know of g, with f as the example: by
+// which event depends on what they know. became is, when g has ended, the kind
+// that f turns to, if any.
+func (t *Tracker) report(g *group, f *finding, became Kind, now int64) {
+	ended := g.open == 0
+	if !ended {
+		if t.muted(g) {
+			return
+		}
 		g.toldAt = now
 	}
 	proc := thisProcess()
 	for _, s := range t.subscribers() {
-		k, ev := s.told[g], what
-		switch {
-		case what == eventCleared && !k.open:
-			continue // never heard of it, or heard the end already
-		case what != eventCleared && (muted || !k.behind(g)):
-			continue
-		case what == eventReminded && !k.open:
-			ev = eventOpened
-		case (what == eventOpened || what == eventChanged) && k.open:
-			ev = eventReminded
+		k := s.told[g]
+		if ended && !k.open || !k.behind(g) {
+			continue // never heard of it, or heard it already
 		}
 		pub := t.publish(f, s, now)
-		switch ev {
-		case eventCleared:
-			pub.ClearedAt, pub.Became = t.wall(now), other
-		case eventChanged:
-			pub.Was = other
+		what := eventReminded
+		switch {
+		case ended:
+			what = eventCleared
+			pub.ClearedAt, pub.Became = t.wall(now), became
+		case !k.open && g.was != "":
+			what = eventChanged
+			pub.Was = g.was
+		case !k.open:
+			what = eventOpened
 		}
-		t.tell(s, ev, pub, g, proc)
+		t.tell(s, what, pub, g, proc)
 	}
+	g.was = ""
 }
 
 // tell queues one event for s and notes what s knows by that.
@@ -178,7 +176,7 @@ func (t *Tracker) remind(now int64) {
 			} else {
 				g.interval = min(2*g.interval, int64(maxReminder))
 			}
-			t.report(eventReminded, g.first, "", now)
+			t.report(g, g.first, "", now)
 			t.retrySoon(g, now)
 		}
 	}

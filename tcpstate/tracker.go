@@ -4,6 +4,8 @@ import (
 	"iter"
 	"log/slog"
 	"net"
+	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -36,12 +38,16 @@ type Tracker struct {
 	cfgMu  sync.Mutex // serialises Set
 	refuse error      // why Config was not accepted; immutable after init
 
-	// epoch is a coarse clock in milliseconds since base. It never stands
+	// epoch is a coarse clock in microseconds since base. It never stands
 	// still over a pass of the loop, so that a Read after an event can be told
-	// from one before.
-	epoch   atomic.Uint64
-	poller  atomic.Pointer[pollerBox]
-	watched atomic.Int64 // connections that epoll watches
+	// from one before. Every Read of every connection looks at it: it has a
+	// cache line of its own.
+	_     [64]byte
+	epoch atomic.Uint64
+	_     [64]byte
+
+	poller  atomic.Pointer[pollerBox] // stored with mu held; nil while the loop does not run
+	watched atomic.Int64              // connections that epoll watches
 	nextID  atomic.Uint64
 	count   counters
 
@@ -55,9 +61,10 @@ type Tracker struct {
 	dials   []dialed // ended dials, not yet known to the loop
 	running bool
 	urgent  bool // do not wait to account for ends
+	again   bool // pass once more without waiting
 	closed  bool
 	sleep   time.Duration // what the loop sleeps for; 0 while awake or woken
-	done    chan struct{} // closed when the loop has ended
+	done    chan struct{} // closed when the loop that was started last has ended; nil: none was
 
 	listeners listenerTable
 
@@ -99,6 +106,11 @@ func (t *Tracker) init() {
 			t.seam = newSeam(testclock.For(t))
 		}
 		t.base = t.seam.now()
+		if t.seam.clock == nil && t.seam.fakeTime() {
+			// First used in a bubble of testing/synctest: the clock of the
+			// program outside counts.
+			t.base = machineTime()
+		}
 		t.epoch.Store(1)
 		cfg := t.Config
 		if t.refuse = cfg.validate(); t.refuse != nil {
@@ -133,8 +145,10 @@ func (t *Tracker) Set(f func(*Config)) error {
 	if err := next.validate(); err != nil {
 		return err
 	}
+	// A connection that is registered now either sees Off or is seen by
+	// forgetAll: both look with mu held.
 	t.cfg.Store(&next)
-	if next.Off && !old.Off {
+	if next.Off {
 		t.forgetAll()
 	}
 	t.kick(0)
@@ -228,16 +242,30 @@ func Of(c net.Conn) *Watch { return Default().Of(c) }
 // Lookup returns the watch of the open connection between two addresses, and
 // nil when there is none.
 func (t *Tracker) Lookup(local, remote net.Addr) *Watch {
-	if local == nil || remote == nil {
+	l, r := addrPort(local), addrPort(remote)
+	if !l.IsValid() || !r.IsValid() {
 		return nil
 	}
-	l, r := local.String(), remote.String()
 	for _, e := range t.entries() {
-		if e.remote != nil && e.remote.String() == r && e.local.String() == l {
+		if addrPort(e.remote) == r && addrPort(e.local) == l {
 			return &Watch{e: e}
 		}
 	}
 	return nil
+}
+
+// addrPort returns the address in a form that can be compared. An IPv4 address
+// of a dual-stack socket is that address.
+func addrPort(a net.Addr) netip.AddrPort {
+	var ap netip.AddrPort
+	switch v := a.(type) {
+	case nil:
+	case *net.TCPAddr:
+		ap = v.AddrPort()
+	default:
+		ap, _ = netip.ParseAddrPort(a.String())
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
 // Conns returns the connections that are tracked now, oldest first, each read
@@ -257,8 +285,9 @@ func (t *Tracker) Conns() iter.Seq[Snapshot] {
 
 // Close ends the tracker: connections go on working unwatched, attached
 // observers receive what is still queued, and no goroutine is left when it
-// returns. It must not be called from a hook of an Observer. Later calls return
-// ErrClosed, and connections tracked later are not watched.
+// returns. What was found is forgotten. It must not be called from a hook of an
+// Observer. Later calls return ErrClosed, and connections tracked later are not
+// watched.
 func (t *Tracker) Close() error {
 	t.init()
 	t.mu.Lock()
@@ -268,12 +297,15 @@ func (t *Tracker) Close() error {
 	}
 	t.closed = true
 	done := t.done
-	running := t.running
 	t.wakeLocked()
 	t.mu.Unlock()
-	if running {
+	if done != nil {
 		<-done
 	}
+	t.judge.mu.Lock()
+	t.meet(t.now(), t.epoch.Load()) // what ended before is told
+	t.flush(t.now())
+	t.judge.mu.Unlock()
 	t.forgetAll()
 	t.stopObservers()
 	t.forgetFindings()
@@ -297,18 +329,19 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry
 	if err != nil {
 		return nil
 	}
-	fd, err := descriptor(raw)
+	e, seen, fd, err := t.known(raw)
 	if err != nil {
 		return nil // closed already
 	}
-	if e := t.known(fd); e != nil {
+	if e != nil {
 		e.adopt(o, wrapped)
 		return e
 	}
 
-	e := &entry{
-		t: t, raw: raw, fd: fd, role: o.Role, name: o.Name, target: o.Target,
-		local: c.LocalAddr(), remote: c.RemoteAddr(), state: Established,
+	e = &entry{
+		t: t, raw: raw, fd: uint32(fd), role: o.Role, name: o.Name, target: o.Target,
+		local: tcpAddr(c.LocalAddr()), remote: tcpAddr(c.RemoteAddr()),
+		state: Established, dialTook: -1,
 	}
 	if !o.Expect.isZero() {
 		x := o.Expect
@@ -318,17 +351,46 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry
 		e.flags.Store(flagWrapped)
 	}
 	if d != nil {
-		e.site, e.tokens, e.born, e.dialStart = d.site, d.tokens, d.ended, d.start
+		e.site, e.tokens, e.born, e.dialTook = d.site, d.tokens, d.ended, max(d.ended.Sub(d.start), 0)
 	} else {
 		e.site, e.born = sites.Capture(2), t.seam.now()
 	}
 	e.series = t.judge.seriesOf(o.Role, o.Name)
 	e.id = t.nextID.Add(1)
-
-	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
+	e.addCleanup(c)
+	for !t.register(e, seen) {
+		// Somebody else has used the place meanwhile: for this connection, or
+		// for another one with the same number while this one was closed.
+		var other *entry
+		if other, seen, _, err = t.known(raw); other != nil || err != nil {
+			e.cleanup.Stop()
+			if other != nil {
+				other.adopt(o, wrapped)
+			}
+			return other
+		}
+	}
+	runtime.KeepAlive(c) // not collected before it is registered
+	if e.flags.Load()&flagClosed != 0 {
 		return nil
+	}
+	return e
+}
+
+// register puts e into the registry. It reports false when the entry with the
+// number of e's descriptor is another one than seen. When nothing is to be
+// watched any more, e is closed instead.
+func (t *Tracker) register(e, seen *entry) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || t.cfg.Load().Off {
+		e.cleanup.Stop()
+		e.closed = true
+		e.flags.Or(flagClosed)
+		return true
+	}
+	if t.byFD.get(uintptr(e.fd)) != seen {
+		return false
 	}
 	if n := len(t.free); n > 0 {
 		e.slot = t.free[n-1]
@@ -340,17 +402,24 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry
 	s := &t.slots[e.slot]
 	s.gen++
 	s.e, e.gen = e, s.gen
-	t.byFD.set(fd, e)
+	t.byFD.set(uintptr(e.fd), e)
 	t.live++
 	t.young = append(t.young, e)
-	t.kickLocked(youngDelay)
-	t.mu.Unlock()
-
+	e.youngAt = uint32(len(t.young))
 	t.count.opened.Add(1)
 	e.series.opened.Add(1)
 	e.series.states[Established].Add(1)
-	e.addCleanup(c)
-	return e
+	t.kickLocked(youngDelay)
+	return true
+}
+
+// tcpAddr returns a, or an empty address for one that is not known: that of the
+// peer of a connection that was reset before it was accepted.
+func tcpAddr(a net.Addr) *net.TCPAddr {
+	if v, ok := a.(*net.TCPAddr); ok && v != nil {
+		return v
+	}
+	return new(net.TCPAddr)
 }
 
 // adopt merges what a second Track or Attach says into an entry.
@@ -368,23 +437,57 @@ func (e *entry) adopt(o Origin, wrapped bool) {
 	}
 }
 
-// known returns the entry of the open connection with descriptor fd. Two open
-// connections never share a descriptor, so an entry that is still open and has
-// this number is this connection; one that is not was closed behind our back.
-func (t *Tracker) known(fd uintptr) *entry {
-	t.mu.Lock()
-	e := t.byFD.get(fd)
-	t.mu.Unlock()
+// known returns the entry of the connection behind raw, its descriptor's number
+// and the entry that had this number, which is e or has ended. The error says
+// that the connection is closed.
+//
+// Two open connections never share a number. So an entry that is open while raw
+// is held open, and has the same number, is this connection; one that is not
+// open was closed behind our back.
+func (t *Tracker) known(raw syscall.RawConn) (e, seen *entry, fd uintptr, err error) {
+	h := holders.Get().(*holder)
+	defer holders.Put(h)
+	h.t = t
+	err = raw.Control(h.fn)
+	e, seen, fd = h.e, h.seen, h.fd
+	h.t, h.e, h.seen = nil, nil, nil
+	return e, seen, fd, err
+}
+
+// holder runs known inside RawConn.Control. It is reused, because a new
+// function value per call would be an allocation.
+type holder struct {
+	t       *Tracker
+	fd      uintptr
+	e, seen *entry
+	fn      func(fd uintptr)
+}
+
+var holders = sync.Pool{New: func() any {
+	h := new(holder)
+	h.fn = h.control
+	return h
+}}
+
+func (h *holder) control(fd uintptr) {
+	h.fd = fd
+	h.t.mu.Lock()
+	e := h.t.byFD.get(fd)
+	h.t.mu.Unlock()
+	h.seen = e
 	if e == nil {
-		return nil
+		return
 	}
-	if raw := e.rawConn(); raw != nil {
-		if now, err := descriptor(raw); err == nil && now == fd {
-			return e
-		}
-		e.gone()
+	raw := e.rawConn()
+	if raw == nil {
+		return // it is about to leave the registry
 	}
-	return nil
+	if raw.Control(func(uintptr) {}) == nil {
+		h.e = e
+		return
+	}
+	e.gone()
+	h.seen = nil
 }
 
 func (t *Tracker) byConn(c *net.TCPConn) *Watch {
@@ -393,43 +496,47 @@ func (t *Tracker) byConn(c *net.TCPConn) *Watch {
 	if err != nil {
 		return nil
 	}
-	fd, err := descriptor(raw)
-	if err != nil {
+	e, _, _, err := t.known(raw)
+	if e == nil || err != nil {
 		return nil
 	}
-	if e := t.known(fd); e != nil {
-		return &Watch{e: e}
-	}
-	return nil
+	return &Watch{e: e}
 }
 
-// descriptor returns the number of an open descriptor, to be compared, never
-// to be used in a system call.
-func descriptor(raw syscall.RawConn) (fd uintptr, err error) {
-	err = raw.Control(func(n uintptr) { fd = n })
-	return fd, err
-}
+// maxEnds bounds the ended connections that wait for the loop, which is woken
+// when a part of them has come together.
+const maxEnds = 1 << 16
 
 // ended takes e, which is closed, out of the registry and hands it to the loop.
 func (t *Tracker) ended(e *entry) {
 	t.count.closed.Add(1)
 	e.series.closed.Add(1)
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if s := &t.slots[e.slot]; s.e == e {
 		s.e = nil
 		s.gen++
 		t.free = append(t.free, e.slot)
 		t.live--
 	}
-	t.byFD.clear(e.fd, e)
-	if t.closed {
+	t.byFD.clear(uintptr(e.fd), e)
+	t.notYoungLocked(e)
+	if t.closed && !t.running {
+		t.mu.Unlock()
+		t.judge.mu.Lock()
 		e.series.states[e.state].Add(-1)
+		t.judge.mu.Unlock()
+		return
+	}
+	defer t.mu.Unlock()
+	if len(t.ends) >= maxEnds {
+		// The loop hangs. Most connections are what they were at first.
+		t.count.queueFull.Add(1)
+		e.series.states[Established].Add(-1)
 		return
 	}
 	t.ends = append(t.ends, e)
 	switch {
-	case e.leaked:
+	case e.leaked || len(t.ends)%(maxEnds/16) == 0:
 		t.urgent = true
 		t.kickLocked(0)
 	case t.live == 0:
@@ -439,16 +546,29 @@ func (t *Tracker) ended(e *entry) {
 	}
 }
 
+// notYoungLocked takes e off the list of new connections. The caller holds mu.
+func (t *Tracker) notYoungLocked(e *entry) {
+	if e.youngAt == 0 {
+		return
+	}
+	last := len(t.young) - 1
+	moved := t.young[last]
+	t.young[e.youngAt-1], moved.youngAt = moved, e.youngAt
+	t.young[last] = nil
+	t.young = t.young[:last]
+	e.youngAt = 0
+}
+
 // entries returns the registered entries, oldest first.
 func (t *Tracker) entries() []*entry {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	all := make([]*entry, 0, t.live)
 	for i := range t.slots {
 		if e := t.slots[i].e; e != nil {
 			all = append(all, e)
 		}
 	}
+	t.mu.Unlock()
 	sortEntries(all)
 	return all
 }
@@ -456,33 +576,8 @@ func (t *Tracker) entries() []*entry {
 // forgetAll lets go of every connection.
 func (t *Tracker) forgetAll() {
 	for _, e := range t.entries() {
-		e.mu.Lock()
-		if e.closed {
-			e.mu.Unlock()
-			continue
+		if e.forget() {
+			t.ended(e)
 		}
-		e.forgetLocked()
-		e.mu.Unlock()
-		t.ended(e)
 	}
-	t.mu.Lock()
-	if t.closed {
-		t.young, t.ends, t.dials = nil, nil, nil
-	}
-	t.mu.Unlock()
-}
-
-// forgetLocked ends the watch of an open connection.
-func (e *entry) forgetLocked() {
-	if e.armed {
-		_ = e.raw.Control(func(fd uintptr) {
-			if p := e.t.poller.Load(); p != nil {
-				_ = p.Del(fd)
-			}
-		})
-		e.t.disarmed()
-	}
-	e.cleanup.Stop()
-	e.forgotten = true
-	e.closeLocked()
 }

@@ -128,9 +128,11 @@ func (p *Poller) Add(fd uintptr, token uint64) error {
 	if p.closed {
 		return ErrClosed
 	}
-	var ev unix.EpollEvent
-	toKernel(&ev, token)
-	err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, int(fd), &ev)
+	ev := toKernel(token)
+	return addError(unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, int(fd), &ev))
+}
+
+func addError(err error) error {
 	if err == unix.ENOSPC {
 		return ErrFull
 	}
@@ -158,21 +160,48 @@ func (p *Poller) Close() error {
 
 // The kernel's event carries 64 bits of user data; x/sys names the halves Fd
 // and Pad.
-func toKernel(ev *unix.EpollEvent, token uint64) {
-	ev.Events = unix.EPOLLRDHUP | unix.EPOLLET
-	ev.Fd, ev.Pad = int32(uint32(token)), int32(uint32(token>>32))
+func toKernel(token uint64) unix.EpollEvent {
+	return unix.EpollEvent{
+		Events: unix.EPOLLRDHUP | unix.EPOLLET,
+		Fd:     int32(uint32(token)),
+		Pad:    int32(uint32(token >> 32)),
+	}
 }
 
 func fromKernel(ev *unix.EpollEvent) Event {
-	e := Event{Token: uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32}
-	if ev.Events&unix.EPOLLRDHUP != 0 {
-		e.Flags |= ReadHup
+	return Event{
+		Token: uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32,
+		Flags: flags(ev.Events),
 	}
-	if ev.Events&unix.EPOLLHUP != 0 {
-		e.Flags |= Hup
+}
+
+func flags(bits uint32) (f Flags) {
+	if bits&unix.EPOLLRDHUP != 0 {
+		f |= ReadHup
 	}
-	if ev.Events&unix.EPOLLERR != 0 {
-		e.Flags |= Err
+	if bits&unix.EPOLLHUP != 0 {
+		f |= Hup
 	}
-	return e
+	if bits&unix.EPOLLERR != 0 {
+		f |= Err
+	}
+	return f
+}
+
+// Peek returns the conditions that hold on fd now. It takes nothing away: an
+// error that waits to be read goes on waiting. It is called only inside a
+// RawConn.Control.
+func Peek(fd uintptr) Flags {
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	for {
+		n, err := unix.Poll(fds[:], 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if n <= 0 || err != nil {
+			return 0
+		}
+		// The bits of poll(2) and epoll(7) are the same.
+		return flags(uint32(fds[0].Revents))
+	}
 }
