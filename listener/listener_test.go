@@ -32,6 +32,14 @@ func newTracker(t *testing.T) *tcpstate.Tracker {
 	return tr
 }
 
+// needSockets skips a test of what only real sockets do.
+func needSockets(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS == "js" {
+		t.Skip("the fake network of js/wasm has neither descriptors nor Control hooks")
+	}
+}
+
 func listen(t *testing.T, c *listener.Config, network, address string) *listener.Listener {
 	t.Helper()
 	ln, err := c.Listen(t.Context(), network, address)
@@ -92,6 +100,7 @@ func TestTheZeroConfigUsesTheDefaultTracker(t *testing.T) {
 }
 
 func TestNoWrapAcceptsTCPConns(t *testing.T) {
+	needSockets(t)
 	tr := newTracker(t)
 	ln := listen(t, &listener.Config{Tracker: tr, NoWrap: true}, "tcp", "127.0.0.1:0")
 	conn, _ := dialAndAccept(t, ln)
@@ -140,6 +149,7 @@ var (
 
 // TestErrorsAreThoseOfNet compares with a plain listener in each situation.
 func TestErrorsAreThoseOfNet(t *testing.T) {
+	needSockets(t)
 	accept := func(ln tcpListener) error {
 		c, err := ln.Accept()
 		if c != nil {
@@ -285,6 +295,7 @@ func TestWrappingTwiceIsWrappingOnce(t *testing.T) {
 }
 
 func TestListenerIsTheOneBelow(t *testing.T) {
+	needSockets(t)
 	plain := tcptest.Listen(t)
 	ln := (&listener.Config{Tracker: newTracker(t)}).Wrap(plain)
 	assert.Equal(t, plain.Addr(), ln.Addr())
@@ -306,6 +317,7 @@ func TestListenerIsTheOneBelow(t *testing.T) {
 }
 
 func TestIPv6(t *testing.T) {
+	needSockets(t)
 	tr := newTracker(t)
 	ln := (&listener.Config{Tracker: tr}).Wrap(tcptest.Listen(t, tcptest.IPv6()))
 	conn, client := dialAndAccept(t, ln)
@@ -320,9 +332,7 @@ func TestNetConfigDoesTheListening(t *testing.T) {
 	c := listener.Config{Tracker: newTracker(t), NetConfig: &net.ListenConfig{
 		Control: func(string, string, syscall.RawConn) error { controlled = true; return nil },
 	}}
-	if runtime.GOOS == "js" {
-		t.Skip("the fake network of js/wasm knows no Control")
-	}
+	needSockets(t)
 	listen(t, &c, "tcp", "127.0.0.1:0")
 	assert.True(t, controlled)
 }
@@ -353,6 +363,7 @@ func TestTLSAbove(t *testing.T) {
 // Above TLS is the wrong place: the connection below is watched all the same,
 // and the *tls.Conn stays what it is, or net/http would not speak HTTP/2.
 func TestTLSBelow(t *testing.T) {
+	needSockets(t)
 	tr := newTracker(t)
 	server, client := tcptest.TLSConfigs(t)
 	ln := (&listener.Config{Tracker: tr}).Wrap(tls.NewListener(tcptest.Listen(t), server))
@@ -435,6 +446,7 @@ func TestHijackedConnectionIsTheConn(t *testing.T) {
 }
 
 func TestListenersShowsTheListenerUntilItCloses(t *testing.T) {
+	needSockets(t)
 	tr := newTracker(t)
 	ln := listen(t, &listener.Config{Tracker: tr, Name: "api"}, "tcp", "127.0.0.1:0")
 	all := slices.Collect(tr.Listeners())

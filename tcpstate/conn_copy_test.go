@@ -48,7 +48,8 @@ func (m endMaker) wrap(kind endKind, c *net.TCPConn) tcpConn {
 	return c
 }
 
-const payloadSize = 100_000
+// payloadSize fits into the buffers of every platform.
+const payloadSize = 40_000
 
 var payload = func() []byte {
 	b := make([]byte, payloadSize)

@@ -111,6 +111,7 @@ func TestConnIsCollectedWhenOnlyTheTrackerKnowsIt(t *testing.T) {
 // A duplicate of the descriptor is the application's own: the connection it
 // came from is gone, the socket works on.
 func TestFileOutlivesItsConn(t *testing.T) {
+	needSockets(t)
 	tr := newTracker(t)
 	inner, peer := tcptest.Pair(t)
 	c := tr.Track(inner, tcpstate.Origin{})

@@ -167,6 +167,7 @@ var situations = map[string]func(t *testing.T, c tcpConn, peer *net.TCPConn){
 // TestConnReturnsWhatTCPConnReturns calls every method in every situation on a
 // tracked connection and on a plain one.
 func TestConnReturnsWhatTCPConnReturns(t *testing.T) {
+	needSockets(t)
 	if _, ok := methods["Read"]; !ok || len(methods) != reflect.TypeFor[tcpConn]().NumMethod() {
 		t.Fatal("the table does not have the methods of tcpConn")
 	}
@@ -197,6 +198,7 @@ func TestConnHasTheMethodsOfTCPConn(t *testing.T) {
 }
 
 func TestConnWithoutAConnectionReturnsEINVAL(t *testing.T) {
+	needSockets(t)
 	tr := newTracker(t)
 	closed, _ := tcptest.Pair(t)
 	require.NoError(t, closed.Close())
@@ -220,6 +222,7 @@ func TestConnWithoutAConnectionReturnsEINVAL(t *testing.T) {
 }
 
 func TestConcurrentClosesCountOnce(t *testing.T) {
+	needSockets(t)
 	tr := newTracker(t)
 	const conns, closers = 20, 8
 	for range conns {
@@ -261,6 +264,7 @@ func TestConcurrentClosesCountOnce(t *testing.T) {
 }
 
 func TestCloseBelowAndAboveCountsOnce(t *testing.T) {
+	needSockets(t)
 	tr := newTracker(t)
 	inner, _ := tcptest.Pair(t)
 	c := tr.Track(inner, tcpstate.Origin{})
@@ -292,6 +296,7 @@ func TestOtherConnectionsAreNotTouched(t *testing.T) {
 }
 
 func TestTrackingTwiceIsTrackingOnce(t *testing.T) {
+	needSockets(t)
 	tr := newTracker(t)
 	inner, _ := tcptest.Pair(t)
 	c := tr.Track(inner, tcpstate.Origin{Name: "first"})

@@ -238,7 +238,7 @@ func (e *entry) endWith(s *sampler, dropped bool) bool {
 		return false
 	}
 	err := s.take(e, true)
-	e.leaked = dropped && !errors.Is(err, net.ErrClosed)
+	e.leaked = dropped && numbered && !errors.Is(err, net.ErrClosed)
 	if !dropped {
 		e.cleanup.Stop()
 	}

@@ -99,12 +99,12 @@ type Group struct {
 // Evidence is what the verdict rests on. An age that is not known is negative,
 // and absent from JSON.
 type Evidence struct {
-	PeerFIN     Duration `json:"peer_fin,omitzero"` // since the peer's FIN was noticed
-	Died        Duration `json:"died,omitzero"`     // since the kernel ended the connection
-	AppRead     Duration `json:"app_read,omitzero"` // since the application last read; at most a sweep too long
-	DataIn      Duration `json:"data_in,omitzero"`  // since bytes came
-	DataOut     Duration `json:"data_out,omitzero"` // since bytes were sent
-	ACK         Duration `json:"ack,omitzero"`      // since the peer acknowledged anything
+	PeerFIN     Duration `json:"peer_fin"` // since the peer's FIN was noticed
+	Died        Duration `json:"died"`     // since the kernel ended the connection
+	AppRead     Duration `json:"app_read"` // since the application last read; at most a sweep too long
+	DataIn      Duration `json:"data_in"`  // since bytes came
+	DataOut     Duration `json:"data_out"` // since bytes were sent
+	ACK         Duration `json:"ack"`      // since the peer acknowledged anything
 	RecvQueue   int      `json:"recv_queue"`
 	SendQueue   int      `json:"send_queue"`
 	BytesIn     uint64   `json:"bytes_in"`
@@ -115,6 +115,29 @@ type Evidence struct {
 	Retransmits uint32   `json:"retransmits"`
 	ContextDone *bool    `json:"context_done,omitempty"` // of the handler that runs
 	Hijacked    bool     `json:"hijacked,omitempty"`
+}
+
+// MarshalJSON implements json.Marshaler: an age that is not known is absent.
+func (ev Evidence) MarshalJSON() ([]byte, error) {
+	known := func(d Duration) *Duration {
+		if d < 0 {
+			return nil
+		}
+		return &d
+	}
+	type plain Evidence
+	return json.Marshal(struct { // its own fields hide those of the same name in plain
+		PeerFIN *Duration `json:"peer_fin,omitempty"`
+		Died    *Duration `json:"died,omitempty"`
+		AppRead *Duration `json:"app_read,omitempty"`
+		DataIn  *Duration `json:"data_in,omitempty"`
+		DataOut *Duration `json:"data_out,omitempty"`
+		ACK     *Duration `json:"ack,omitempty"`
+		plain
+	}{
+		known(ev.PeerFIN), known(ev.Died), known(ev.AppRead),
+		known(ev.DataIn), known(ev.DataOut), known(ev.ACK), plain(ev),
+	})
 }
 
 // UnmarshalJSON implements json.Unmarshaler: an age that is absent is not known.
@@ -135,10 +158,6 @@ func (ev *Evidence) UnmarshalJSON(b []byte) error {
 type Duration time.Duration
 
 const unknownAge = Duration(-1)
-
-// IsZero reports whether the age is not known, for the option omitzero of
-// encoding/json.
-func (d Duration) IsZero() bool { return d < 0 }
 
 // MarshalJSON implements json.Marshaler. An age that is not known is null.
 func (d Duration) MarshalJSON() ([]byte, error) {

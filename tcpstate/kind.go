@@ -74,7 +74,9 @@ type KindInfo struct {
 	Default  string   // threshold in the default configuration
 }
 
-// kinds is the one table of kinds; docs/findings.md is generated from it.
+// kinds is the one table of kinds; docs/findings.md is made from it.
+//
+//go:generate go test -run ^TestTheDocumentationOfKindsIsUpToDate$ -update .
 var kinds = []KindInfo{{
 	Kind: KindCloseWaitUnreadBody, Severity: Warning, Phase: PhasePassiveClose,
 	Title:   "response body never closed",

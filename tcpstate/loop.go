@@ -36,6 +36,7 @@ type agenda struct {
 	suspects int64 // 0: none
 	sweep    int64
 	remind   int64         // 0: none
+	linger   int64         // end when nothing is tracked until then; 0: something is
 	interval time.Duration // of the sweep, when it was planned
 	cursor   int           // where the sweep goes on
 	left     int           // slots left in this round of the sweep
@@ -239,6 +240,7 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 	t.flush(now)
 	wait = t.pause(now, a.next(now))
 	if wait < 0 {
+		j.suspects, j.spare, j.spareEnds = nil, nil, nil
 		t.rest(now)
 	}
 	return wait
@@ -250,8 +252,18 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	a := &t.judge.agenda
 	pending := len(t.young)+len(t.ends)+len(t.dials) > 0
-	if t.closed || t.live == 0 && !pending {
+	delay := youngDelay
+	if t.live > 0 {
+		a.linger = 0
+	} else {
+		if a.linger == 0 {
+			a.linger = now + int64(lastDelay)
+		}
+		delay = lastDelay
+	}
+	if t.closed || t.live == 0 && !pending && now >= a.linger {
 		t.running = false
 		t.poller.Store(nil)
 		if c := t.seam.clock; c != nil {
@@ -259,15 +271,13 @@ func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 		}
 		return -1
 	}
-	if pending {
-		a, delay := &t.judge.agenda, youngDelay
-		if t.live == 0 {
-			delay = lastDelay
+	if due := now + int64(delay); pending && (a.young == 0 || due < a.young) {
+		a.young = due
+	}
+	for _, at := range []int64{a.young, a.linger} {
+		if at > now {
+			wait = min(wait, time.Duration(at-now))
 		}
-		if due := now + int64(delay); a.young == 0 || due < a.young {
-			a.young = due
-		}
-		wait = min(wait, time.Duration(max(a.young-now, 1)))
 	}
 	if t.urgent || t.again {
 		wait = 0
@@ -284,10 +294,10 @@ func (t *Tracker) panicked(r any) {
 	}
 }
 
-// next returns the time until the loop has to act.
+// next returns the time until something is due for connections that were met.
 func (a *agenda) next(now int64) time.Duration {
 	at := min(a.sweep, now+int64(time.Hour))
-	for _, d := range []int64{a.young, a.suspects, a.remind} {
+	for _, d := range []int64{a.suspects, a.remind} {
 		if d != 0 {
 			at = min(at, d)
 		}
@@ -480,7 +490,7 @@ func (t *Tracker) sweepOn(now int64, ep uint64) {
 		j.sweepStart, j.sweepWork = now, 0
 	}
 	for n := 0; a.left > 0 && (n%32 != 31 || !spent()); n++ {
-		e := t.inSlot(a.cursor)
+		e := t.inSlot(a.cursor) // nil as long as it is new
 		a.cursor++
 		a.left--
 		if e == nil || e.sus != nil && e.sus.queued {
@@ -516,7 +526,7 @@ func budget() (spent func() bool) {
 func (t *Tracker) inSlot(i int) *entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if i >= len(t.slots) {
+	if i >= len(t.slots) || t.slots[i].e == nil || t.slots[i].e.youngAt != 0 {
 		return nil
 	}
 	return t.slots[i].e

@@ -112,7 +112,7 @@ func (t *Tracker) init() {
 			t.base = machineTime()
 		}
 		t.epoch.Store(1)
-		cfg := t.Config
+		cfg := t.Config.clone()
 		if t.refuse = cfg.validate(); t.refuse != nil {
 			cfg = Config{Off: cfg.Off}
 			t.logger().Error("tcpstate: configuration refused, using the default", "error", t.refuse)
@@ -140,8 +140,9 @@ func (t *Tracker) Set(f func(*Config)) error {
 		return ErrClosed
 	}
 	old := t.cfg.Load()
-	next := old.clone()
-	f(&next)
+	theirs := old.clone()
+	f(&theirs)
+	next := theirs.clone() // f may have kept what it was given
 	if err := next.validate(); err != nil {
 		return err
 	}
@@ -187,7 +188,8 @@ func (t *Tracker) Wrap(c net.Conn, o Origin) net.Conn {
 //
 // Without the wrapper nobody sees the application's reads: a finding cannot
 // say who read the end of the stream, and evidence is what the kernel shows.
-// Close is noticed at the next sweep.
+// Close is noticed at the next sweep. On js/wasm, where nothing would tell of
+// it, no connection is attached.
 func (t *Tracker) Attach(c net.Conn, o Origin) bool {
 	for range maxUnwrap {
 		switch v := c.(type) {
@@ -322,7 +324,7 @@ func (t *Tracker) isClosed() bool {
 // that is there already when c was registered before.
 func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry {
 	t.init()
-	if c == nil || t.cfg.Load().Off {
+	if c == nil || t.cfg.Load().Off || !wrapped && !numbered {
 		return nil
 	}
 	raw, err := c.SyscallConn()
@@ -454,6 +456,12 @@ func (t *Tracker) known(raw syscall.RawConn) (e, seen *entry, fd uintptr, err er
 	return e, seen, fd, err
 }
 
+// numbered reports whether connections have descriptors of their own. In the
+// fake network of js/wasm all have number 0, and none tells that it was closed:
+// there, connections are not recognised by their number, nor attached, and one
+// that was dropped is not called leaked.
+const numbered = runtime.GOOS != "js" && runtime.GOOS != "wasip1"
+
 // holder runs known inside RawConn.Control. It is reused, because a new
 // function value per call would be an allocation.
 type holder struct {
@@ -475,7 +483,7 @@ func (h *holder) control(fd uintptr) {
 	e := h.t.byFD.get(fd)
 	h.t.mu.Unlock()
 	h.seen = e
-	if e == nil {
+	if e == nil || !numbered {
 		return
 	}
 	raw := e.rawConn()
@@ -507,10 +515,23 @@ func (t *Tracker) byConn(c *net.TCPConn) *Watch {
 // when a part of them has come together.
 const maxEnds = 1 << 16
 
-// ended takes e, which is closed, out of the registry and hands it to the loop.
+// ended takes e, which is closed, out of the registry. The loop accounts for
+// it, unless it has not met e yet and nobody waits to be told.
 func (t *Tracker) ended(e *entry) {
 	t.count.closed.Add(1)
 	e.series.closed.Add(1)
+	if !t.depart(e) {
+		return
+	}
+	// What the loop would do, as far as it applies.
+	e.series.states[Established].Add(-1)
+	e.series.record(e)
+	e.release()
+}
+
+// depart takes e out of the registry and hands it to the loop. It reports true
+// when the caller is to account for it.
+func (t *Tracker) depart(e *entry) (unmet bool) {
 	t.mu.Lock()
 	if s := &t.slots[e.slot]; s.e == e {
 		s.e = nil
@@ -519,20 +540,28 @@ func (t *Tracker) ended(e *entry) {
 		t.live--
 	}
 	t.byFD.clear(uintptr(e.fd), e)
-	t.notYoungLocked(e)
+	unmet = t.notYoungLocked(e) && !e.leaked && t.observers.Load() == nil
 	if t.closed && !t.running {
 		t.mu.Unlock()
-		t.judge.mu.Lock()
-		e.series.states[e.state].Add(-1)
-		t.judge.mu.Unlock()
-		return
+		if !unmet {
+			t.judge.mu.Lock()
+			e.series.states[e.state].Add(-1)
+			t.judge.mu.Unlock()
+		}
+		return unmet
 	}
 	defer t.mu.Unlock()
-	if len(t.ends) >= maxEnds {
+	switch {
+	case unmet:
+		if t.live == 0 {
+			t.kickLocked(lastDelay)
+		}
+		return true
+	case len(t.ends) >= maxEnds:
 		// The loop hangs. Most connections are what they were at first.
 		t.count.queueFull.Add(1)
 		e.series.states[Established].Add(-1)
-		return
+		return false
 	}
 	t.ends = append(t.ends, e)
 	switch {
@@ -544,12 +573,14 @@ func (t *Tracker) ended(e *entry) {
 	default:
 		t.kickLocked(youngDelay)
 	}
+	return false
 }
 
-// notYoungLocked takes e off the list of new connections. The caller holds mu.
-func (t *Tracker) notYoungLocked(e *entry) {
+// notYoungLocked takes e off the list of new connections, and reports whether it
+// was on it. The caller holds mu.
+func (t *Tracker) notYoungLocked(e *entry) bool {
 	if e.youngAt == 0 {
-		return
+		return false
 	}
 	last := len(t.young) - 1
 	moved := t.young[last]
@@ -557,6 +588,7 @@ func (t *Tracker) notYoungLocked(e *entry) {
 	t.young[last] = nil
 	t.young = t.young[:last]
 	e.youngAt = 0
+	return true
 }
 
 // entries returns the registered entries, oldest first.

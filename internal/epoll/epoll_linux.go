@@ -26,6 +26,7 @@ type Poller struct {
 	n    int                  // owned by Wait
 	werr error                // owned by Wait
 	fn   func(fd uintptr) bool
+	once func(fd uintptr) // fn, for Control
 
 	ctl    sync.RWMutex // held for reading by Add and Del, for writing by Close
 	closed bool         // guarded by ctl
@@ -61,6 +62,7 @@ func New() (*Poller, error) {
 		}
 		return p.n > 0 || p.werr != nil
 	}
+	p.once = func(fd uintptr) { p.fn(fd) }
 	// A descriptor that the runtime does not poll would block for ever in
 	// Wait: find out now.
 	if err := f.SetReadDeadline(past); err != nil {
@@ -93,7 +95,7 @@ func (p *Poller) Wait(wait time.Duration, evs []Event) ([]Event, error) {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		// The deadline of a Wake hides events that are ready: look once more.
-		if p.raw.Control(func(fd uintptr) { p.fn(fd) }) != nil {
+		if p.raw.Control(p.once) != nil {
 			return evs, ErrClosed
 		}
 	case err != nil:

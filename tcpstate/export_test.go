@@ -1,0 +1,76 @@
+package tcpstate
+
+import (
+	"unsafe"
+
+	"github.com/tcpstate/tcpstate-go/internal/epoll"
+)
+
+// Poller is the event source of a tracker's loop.
+type Poller = poller
+
+// Seam is what SetSeam replaces; nil leaves a facility as it is.
+type Seam struct {
+	NewPoller  func() (Poller, error)
+	Info       func(fd uintptr, buf []byte) (int, error)
+	MaxWatches func() (int, error)
+	Looked     func(id uint64, f epoll.Flags)
+}
+
+// SetSeam takes facilities away from a tracker that was not used yet.
+func SetSeam(t *Tracker, with Seam) {
+	t.init()
+	s := t.seam
+	if with.NewPoller != nil {
+		s.newPoller = with.NewPoller
+	}
+	if with.Info != nil {
+		s.info = with.Info
+	}
+	if with.MaxWatches != nil {
+		s.maxWatches = with.MaxWatches
+	}
+	if with.Looked != nil {
+		s.looked = with.Looked
+	}
+}
+
+// NewPoller opens the poller that a tracker without a seam has.
+func NewPoller() (Poller, error) { return newPoller() }
+
+// Stall keeps the loop of t from doing anything until resume is called.
+func Stall(t *Tracker) (resume func()) {
+	t.judge.mu.Lock()
+	return t.judge.mu.Unlock
+}
+
+// Running reports whether the loop of t runs.
+func Running(t *Tracker) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.running
+}
+
+// TokenOf returns what an epoll event of w's connection carries.
+func TokenOf(w *Watch) uint64 { return watchToken(w.e) }
+
+// ArmedEverywhere returns the number of epoll watches of all trackers.
+func ArmedEverywhere() int64 { return armedEverywhere.Load() }
+
+// Registered returns the sizes of what t holds for connections that are open,
+// new, or have ended.
+func Registered(t *Tracker) (live, young, ends int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.live, len(t.young), len(t.ends)
+}
+
+// EntrySize is the size of what is kept of an open connection.
+const EntrySize = unsafe.Sizeof(entry{})
+
+// Forget lets go of c, as Config.Off does.
+func Forget(c *Conn) {
+	if c.e.forget() {
+		c.e.t.ended(c.e)
+	}
+}
