@@ -106,6 +106,11 @@ func (h history) observe(l look) history {
 		h.closeWrite = h.closeWrite || l.state == LastAck
 	case Closing, TimeWait:
 		h.fin, h.closeWrite = true, true
+	case Unknown:
+		// Where the kernel does not tell, the application's own io.EOF does.
+		if l.read == readEOF && !l.closeRead {
+			h.fin, h.finFirst = true, h.finFirst || !h.fin && !l.closeWrite
+		}
 	}
 	ours := h.closeWrite || l.closeWrite
 	if l.mptcp && l.rdhup && !l.closeRead && !l.err && (ours || l.blind || !l.hup) {

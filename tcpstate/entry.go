@@ -127,6 +127,7 @@ type suspicion struct {
 	sampled    bool
 	mptcp      bool // the kernel has called the connection MPTCP
 	finding    *finding
+	kinds      []Kind // of all findings so far
 	queued     bool // on the list of suspects
 }
 

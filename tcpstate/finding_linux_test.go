@@ -314,6 +314,35 @@ func TestALeakThatIsCollectedAtLastIsTheSameFinding(t *testing.T) {
 	require.Equal(t, tcpstate.KindLeakCollected, events[1].Became)
 }
 
+func TestManyLeaksFromOneLineAreOneReport(t *testing.T) {
+	r := newRig(t)
+	const n = 200
+	ln := tcptest.Listen(t)
+	for range n {
+		c := tcptest.Connect(t, ln)
+		s, err := ln.AcceptTCP()
+		require.NoError(t, err)
+		t.Cleanup(func() { s.Close() })
+		r.tr.Track(s, tcpstate.Origin{Role: tcpstate.Server, Name: "api"})
+		require.NoError(t, c.Close())
+		tcptest.WaitState(t, s, tcptest.CloseWait)
+	}
+	r.clk.Advance(35 * time.Second)
+	require.Len(t, r.tr.Findings(), n)
+	require.Equal(t, "opened", r.rec.await(t, 1)[0].what)
+	require.Equal(t, []tcpstate.FindingCount{{
+		Kind: tcpstate.KindCloseWaitNeverRead, Severity: tcpstate.Warning, Name: "api", Role: tcpstate.Server,
+		Frame: r.tr.Findings()[0].Sites[0].Frames[0], Open: n,
+	}}, r.tr.FindingCounts())
+	r.clk.Advance(3 * time.Minute)
+	require.LessOrEqual(t, len(r.rec.all()), 2)
+	require.NoError(t, r.tr.Set(func(c *tcpstate.Config) { c.Off = true }))
+	r.clk.Advance(2 * time.Second)
+	require.Empty(t, r.tr.Findings())
+	tcptest.WaitUntil(t, "the end", func() bool { all := r.rec.all(); return all[len(all)-1].what == "cleared" })
+	require.LessOrEqual(t, len(r.rec.all()), 3)
+}
+
 // unheld is accepted, but for that nothing in the test holds the connection:
 // tcptest.Pair would.
 //

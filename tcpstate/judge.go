@@ -114,6 +114,7 @@ func (t *Tracker) open(e *entry, v verdict, now int64) *finding {
 	j.lastID++
 	f := &finding{id: j.lastID, kind: v.kind, cause: v.cause, since: v.since, openedAt: now, e: e}
 	t.join(f, f.id, "", now)
+	e.reported(v.kind)
 	t.count.findings[f.kind.Severity()].Add(1)
 	if t.muted(f.g) {
 		t.count.muted.Add(1)
@@ -139,6 +140,17 @@ func (t *Tracker) change(f *finding, v verdict, now int64) {
 		id = t.judge.lastID
 	}
 	t.join(f, id, was, now)
+	f.e.reported(v.kind)
+}
+
+// reported remembers, for the end of the connection, what was found.
+func (e *entry) reported(k Kind) {
+	if e.sus == nil {
+		e.sus = new(suspicion)
+	}
+	if !slices.Contains(e.sus.kinds, k) {
+		e.sus.kinds = append(e.sus.kinds, k)
+	}
 }
 
 // account takes leave of a connection that has ended.
@@ -152,12 +164,10 @@ func (t *Tracker) account(e *entry, now int64) {
 	e.mu.Unlock()
 	leaked = leaked && t.cfg.Load().Thresholds.Collected >= 0
 
-	var kinds []Kind
 	var f *finding
 	if e.sus != nil && e.sus.finding != nil {
 		f = e.sus.finding
 		e.sus.finding = nil
-		kinds = append(kinds, f.kind)
 	}
 	v := verdict{kind: KindLeakCollected, since: now}
 	switch {
@@ -169,12 +179,9 @@ func (t *Tracker) account(e *entry, now int64) {
 	case f != nil:
 		t.clear(f, now)
 	}
-	if leaked {
-		kinds = append(kinds, KindLeakCollected)
-	}
 	e.series.record(e)
 	if !forgotten {
-		t.tellClosed(e, kinds)
+		t.tellClosed(e)
 	}
 }
 
@@ -196,8 +203,15 @@ func (t *Tracker) reconfigured(now int64) {
 	if !slices.Equal(j.hide, cfg.HideFrames) {
 		t.regroup(cfg.HideFrames, now)
 	}
-	for _, g := range j.groups {
-		t.remindSoon(g, now) // what was muted may no longer be
+	t.replan(now) // what was muted may no longer be
+}
+
+// replan makes sure that what is to be told is told, and what has to end ends.
+func (t *Tracker) replan(now int64) {
+	for _, g := range t.judge.groups {
+		if g.open > 0 && (g.expires != 0 || t.anyBehind(g)) {
+			t.remindSoon(g, now)
+		}
 	}
 }
 
@@ -209,9 +223,7 @@ func (t *Tracker) begin() {
 	defer j.mu.Unlock()
 	now := t.now()
 	j.agenda = agenda{}
-	for _, g := range j.groups {
-		t.remindSoon(g, now)
-	}
+	t.replan(now)
 }
 
 // rest arranges for what is due while the loop does not run: the end of groups

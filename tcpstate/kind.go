@@ -158,7 +158,7 @@ var kinds = []KindInfo{{
 		"a reset or timeout that nobody read",
 	},
 	Fix:     "close the connection when an operation fails; keep a Read outstanding to learn of it",
-	Default: "30 s after the end of the connection",
+	Default: "30 s after the end of the connection or the last progress; at once when it was reported before",
 }}
 
 // Kinds returns a description of every kind that this version can report. The

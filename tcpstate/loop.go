@@ -1,6 +1,7 @@
 package tcpstate
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"net"
@@ -586,7 +587,7 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 		}
 	}
 	if next.fin && sus.finAt == 0 {
-		sus.finAt = now
+		sus.finAt = cmp.Or(sus.deadAt, now) // of a clean end it is known only later
 	}
 	if next.dead && sus.deadAt == 0 {
 		sus.deadAt, sus.before = now, e.state

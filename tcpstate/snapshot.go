@@ -27,7 +27,7 @@ type Snapshot struct {
 	Uses          uint32    // uses that were ever attached
 	InUse         int       // uses in progress
 	PeerClosed    time.Time // when the peer's FIN was noticed
-	Site          Site      // dial or accept
+	Site          Site      // dial or accept; the last use where the standard library did that on its own goroutine
 	Finding       Kind      // open now; empty: none
 }
 
@@ -63,7 +63,10 @@ func (e *entry) snapshot(ask bool) Snapshot {
 	if use != nil {
 		s.Use = use.use.String()
 	}
-	s.Site = Site{Role: e.bornBy(), Frames: publicFrames(e.site.Owner(t.cfg.Load().HideFrames))}
+	s.Site = Site{Role: e.bornBy()}
+	if places := e.sitesLocked(KindLeakCollected, t.cfg.Load().HideFrames); len(places) > 0 {
+		s.Site = places[0]
+	}
 	e.mu.Unlock()
 
 	if ask && raw != nil {
@@ -94,7 +97,7 @@ func (e *entry) snapshot(ask bool) Snapshot {
 }
 
 // tellClosed tells the observers that e has ended.
-func (t *Tracker) tellClosed(e *entry, kinds []Kind) {
+func (t *Tracker) tellClosed(e *entry) {
 	subs := t.observers.Load()
 	if subs == nil {
 		return
@@ -105,12 +108,12 @@ func (t *Tracker) tellClosed(e *entry, kinds []Kind) {
 		ID: e.id, Role: e.role, Name: e.name, Target: e.target, Local: e.local, Remote: e.remote,
 		Opened: e.born, Ended: e.endedAt(), DialStart: e.dialStart(),
 		State: f.state, BytesIn: f.bytesReceived, BytesOut: f.bytesSent, Unread: int(f.recvQueue),
-		Retransmits: f.totalRetrans, RTT: f.rtt, Uses: e.useCount, Findings: kinds,
+		Retransmits: f.totalRetrans, RTT: f.rtt, Uses: e.useCount,
 	}
 	var hist history
 	if e.sus != nil {
 		hist = e.sus.hist
-		c.PeerClosed = t.wall(e.sus.finAt)
+		c.PeerClosed, c.Findings = t.wall(e.sus.finAt), e.sus.kinds
 	}
 	fl := e.flags.Load()
 	c.Reason = closeReason(e.leaked, hist.observe(look{

@@ -17,8 +17,8 @@ import (
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
-// httpClient wraps the transport of an HTTP client.
-func httpClient() *http.Client {
+// HTTPClient wraps the transport of an HTTP client.
+func HTTPClient() *http.Client {
 	client := &http.Client{Transport: &httppool.Transport{
 		Base:   http.DefaultTransport.(*http.Transport), // cloned, not changed
 		Dialer: dialer.Dialer{Name: "payments"},
@@ -26,8 +26,8 @@ func httpClient() *http.Client {
 	return client
 }
 
-// httpServer instruments an HTTP server and its listener.
-func httpServer(mux *http.ServeMux) error {
+// HTTPServer instruments an HTTP server and its listener.
+func HTTPServer(mux *http.ServeMux) error {
 	srv := &http.Server{Handler: mux}
 	httpserver.Instrument(srv)
 	cfg := listener.Config{Name: "api"}
@@ -38,8 +38,8 @@ func httpServer(mux *http.ServeMux) error {
 	return srv.Serve(ln)
 }
 
-// rawConns dials and listens without HTTP.
-func rawConns(ctx context.Context) (net.Conn, net.Listener, error) {
+// RawConns dials and listens without HTTP.
+func RawConns(ctx context.Context) (net.Conn, net.Listener, error) {
 	d := dialer.Dialer{Name: "cache", Expect: tcpstate.Expect{Pooled: true}}
 	conn, err := d.DialContext(ctx, "tcp", "cache:6379")
 	if err != nil {
@@ -49,20 +49,20 @@ func rawConns(ctx context.Context) (net.Conn, net.Listener, error) {
 	return conn, ln, err
 }
 
-// ownDialer keeps the way in which a client dials.
-func ownDialer(existing dialer.DialFunc) dialer.DialFunc {
+// OwnDialer keeps the way in which a client dials.
+func OwnDialer(existing dialer.DialFunc) dialer.DialFunc {
 	d := dialer.Dialer{Name: "db", NoWrap: true} // NoWrap: the client wants a *net.TCPConn
 	return d.Wrap(existing)
 }
 
-// openTelemetry reports to the global providers.
-func openTelemetry() (stop func(context.Context) error, err error) {
+// OpenTelemetry reports to the global providers.
+func OpenTelemetry() (stop func(context.Context) error, err error) {
 	stop, err = tcpotel.Start()
 	return stop, err
 }
 
-// slogOnly needs no set-up: without OpenTelemetry findings go to slog.Default.
-func slogOnly() *tcpstate.Tracker {
+// SlogOnly needs no set-up: without OpenTelemetry findings go to slog.Default.
+func SlogOnly() *tcpstate.Tracker {
 	tracker := &tcpstate.Tracker{
 		Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil)),
 	}

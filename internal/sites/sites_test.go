@@ -223,7 +223,7 @@ type inner struct{ handler }
 func (i *inner) ServeHTTP(w http.ResponseWriter, r *http.Request) { i.large(w, r) }
 
 type outer struct {
-	n int
+	_ int // so that the embedded one is not at offset 0
 	*handler
 }
 
