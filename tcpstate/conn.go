@@ -21,6 +21,11 @@ import (
 //
 // Code that needs the concrete type gets it from NetConn; closing that one is
 // noticed, too.
+//
+// One copy costs more than with a *net.TCPConn: io.CopyN from a Conn into a
+// plain *net.TCPConn goes through user space, because net decides by the type
+// of the reader in the io.LimitedReader. With a Conn at both ends it is
+// spliced, and so is io.Copy in any case.
 type Conn struct {
 	*net.TCPConn
 	e   *entry                          // nil: not tracked

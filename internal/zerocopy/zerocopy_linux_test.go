@@ -151,7 +151,8 @@ func trace(t *testing.T, scenario string, e ends) calls {
 	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-o", log, "-e", "signal=none", "-s", "64", "-e",
 		"trace=/^(splice|sendfile.*|copy_file_range|p?readv?(64)?|p?writev?(64)?|(send|recv)m?msg|sendto|recvfrom|f?access(at2?)?)$", exe)
 	cmd.WaitDelay = time.Second
-	cmd.Env = append(os.Environ(), childEnv+"="+scenario+"|"+string(e))
+	// The race detector waits a second before a process ends.
+	cmd.Env = append(os.Environ(), childEnv+"="+scenario+"|"+string(e), "GORACE=atexit_sleep_ms=0")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
