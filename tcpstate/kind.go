@@ -86,7 +86,7 @@ var kinds = []KindInfo{{
 		"the response is dropped although its body is open",
 		"the goroutine that reads the body is blocked elsewhere",
 	},
-	Fix:     "put defer resp.Body.Close() directly behind the error check; an early return in front of it is the usual cause",
+	Fix:     "defer resp.Body.Close() right after the error check; an early return before it is the usual cause",
 	Default: "30 s after the peer's FIN or the last progress",
 }, {
 	Kind: KindCloseWaitNotReading, Severity: Warning, Phase: PhasePassiveClose,

@@ -24,3 +24,13 @@ func TestREADMEShowsCodeThatCompiles(t *testing.T) {
 }
 
 func normal(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// The report in the README is one that the library writes: a golden file of its
+// tests.
+func TestREADMEShowsARealReport(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	report, err := os.ReadFile("../../tcpstate/testdata/report/unread_body.golden")
+	require.NoError(t, err)
+	require.Contains(t, string(readme), "```\n"+string(report)+"```\n")
+}
