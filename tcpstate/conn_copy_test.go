@@ -61,32 +61,32 @@ var payload = func() []byte {
 
 // copies are the ways to copy; limit is that of a CopyN or a LimitedReader.
 // They return what the caller sees, with the remaining N of the LimitedReader.
-var copies = map[string]func(dst io.Writer, src io.Reader, limit int64) (n int64, err error, left int64){
-	"Copy": func(dst io.Writer, src io.Reader, limit int64) (int64, error, int64) {
+var copies = map[string]func(dst io.Writer, src io.Reader, limit int64) (n, left int64, err error){
+	"Copy": func(dst io.Writer, src io.Reader, limit int64) (int64, int64, error) {
 		n, err := io.Copy(dst, src)
-		return n, err, 0
+		return n, 0, err
 	},
-	"CopyN": func(dst io.Writer, src io.Reader, limit int64) (int64, error, int64) {
+	"CopyN": func(dst io.Writer, src io.Reader, limit int64) (int64, int64, error) {
 		n, err := io.CopyN(dst, src, limit)
-		return n, err, 0
+		return n, 0, err
 	},
-	"Copy of a LimitedReader": func(dst io.Writer, src io.Reader, limit int64) (int64, error, int64) {
+	"Copy of a LimitedReader": func(dst io.Writer, src io.Reader, limit int64) (int64, int64, error) {
 		lr := &io.LimitedReader{R: src, N: limit}
 		n, err := io.Copy(dst, lr)
-		return n, err, lr.N
+		return n, lr.N, err
 	},
-	"Copy of a LimitedReader in another": func(dst io.Writer, src io.Reader, limit int64) (int64, error, int64) {
+	"Copy of a LimitedReader in another": func(dst io.Writer, src io.Reader, limit int64) (int64, int64, error) {
 		lr := &io.LimitedReader{R: io.LimitReader(src, limit), N: limit + 1}
 		n, err := io.Copy(dst, lr)
-		return n, err, lr.N
+		return n, lr.N, err
 	},
-	"ReadFrom": func(dst io.Writer, src io.Reader, limit int64) (int64, error, int64) {
+	"ReadFrom": func(dst io.Writer, src io.Reader, limit int64) (int64, int64, error) {
 		rf, ok := dst.(io.ReaderFrom)
 		if !ok {
-			return 0, nil, 0
+			return 0, 0, nil
 		}
 		n, err := rf.ReadFrom(src)
-		return n, err, 0
+		return n, 0, err
 	},
 }
 
@@ -196,7 +196,7 @@ func (m endMaker) copyBetweenConns(t *testing.T, srcKind, dstKind endKind, sourc
 	destinations[destination](t, dst, sink)
 	arrived := drain(sink)
 	var err error
-	o.n, err, o.left = copies[way](dst, src, limit)
+	o.n, o.left, err = copies[way](dst, src, limit)
 	o.err, o.reason = describe(err), reason(err)
 	dst.Close()
 	o.dst = arrived()
@@ -300,7 +300,7 @@ func TestCopiesWithFilesEqualPlainOnes(t *testing.T) {
 						sources["ends"](t, src, peer)
 						w, arrived := open(t)
 						var err error
-						o.n, err, o.left = copies[way](w, src, limit)
+						o.n, o.left, err = copies[way](w, src, limit)
 						o.err, o.reason = describe(err), reason(err)
 						o.dst, o.rest = arrived(), drain(src)()
 						return o
@@ -344,7 +344,7 @@ func TestCopiesWithFilesEqualPlainOnes(t *testing.T) {
 						arrived := drain(peer)
 						src := open(t)
 						var err error
-						o.n, err, o.left = copies[way](dst, src, limit)
+						o.n, o.left, err = copies[way](dst, src, limit)
 						o.err, o.reason = describe(err), reason(err)
 						dst.Close()
 						o.dst, o.rest = arrived(), drainFrom(src)
@@ -420,9 +420,9 @@ func TestCopyFromNothingReturnsEINVAL(t *testing.T) {
 	dst, none := tr.Track(inner, tcpstate.Origin{}), tr.Track(nil, tcpstate.Origin{})
 	defer dst.Close()
 	for way, copy := range copies {
-		_, err, _ := copy(dst, none, 5)
+		_, _, err := copy(dst, none, 5)
 		assert.ErrorIs(t, err, syscall.EINVAL, "from nothing, %s", way)
-		_, err, _ = copy(none, strings.NewReader("payload"), 5)
+		_, _, err = copy(none, strings.NewReader("payload"), 5)
 		assert.ErrorIs(t, err, syscall.EINVAL, "into nothing, %s", way)
 	}
 }

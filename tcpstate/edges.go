@@ -88,6 +88,7 @@ type look struct {
 	mptcp                        bool // state is that of a subflow and may stay ESTABLISHED
 	rdhup, hup, err              bool // bits of the event, none for a sample
 	retransmits, backoff, probes uint8
+	gaveUp                       bool // as TCP_USER_TIMEOUT asks for, after a single try
 	read                         readResult
 	copied                       bool // a copy from the connection failed: it may have taken the error
 	closeRead, closeWrite        bool // called through the wrapper; closeWrite may yet fail
@@ -170,7 +171,7 @@ func (h history) abnormal(l look) endCause {
 		return endReset
 	case h.end == endReset || h.end == endTimeout:
 		return h.end
-	case l.retransmits > 1 || l.backoff > 1 || l.probes > 1:
+	case l.retransmits > 1 || l.backoff > 1 || l.probes > 1 || l.gaveUp:
 		return endTimeout
 	}
 	return endReset

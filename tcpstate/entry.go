@@ -126,9 +126,10 @@ type suspicion struct {
 	sampledAt  int64
 	sampled    bool
 	mptcp      bool // the kernel has called the connection MPTCP
+	made       bool // the socket was made for MPTCP, whatever became of it
 	finding    *finding
 	kinds      []Kind // of all findings so far
-	queued     bool // on the list of suspects
+	queued     bool   // on the list of suspects
 }
 
 // Flags of entry.

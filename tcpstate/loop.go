@@ -369,21 +369,11 @@ func (t *Tracker) meet(now int64, ep uint64) {
 func (e *entry) settleFinal() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.end != nil && e.sus != nil && !e.end.sample.mptcp {
-		e.sus.correct(&e.end.sample)
+	if e.end != nil && e.sus != nil {
+		s := &e.end.sample
+		s.mptcp = s.mptcp || e.sus.mptcp
+		s.correct(e.sus.hist)
 	}
-}
-
-// correct adapts a sample of an MPTCP connection whose peer has closed: the
-// state of its subflow does not know of the DATA_FIN, and SIOCINQ counts that
-// as a byte (net/mptcp/protocol.c, mptcp_inq_hint).
-func (sus *suspicion) correct(s *sample) {
-	if !sus.mptcp || !sus.hist.fin || !s.ok {
-		return
-	}
-	s.mptcp = true
-	s.state = shownState(sus.hist, s.state)
-	s.recvQueue = max(s.recvQueue-1, 0)
 }
 
 // arm begins to watch e by epoll, if the limit allows it. A FIN that has come
@@ -554,7 +544,8 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 		state: s.sample.state, mptcp: s.sample.mptcp,
 		rdhup: flags&epoll.ReadHup != 0, hup: flags&epoll.Hup != 0, err: flags&epoll.Err != 0,
 		retransmits: s.sample.retransmits, backoff: s.sample.backoff, probes: s.sample.probes,
-		read: seen.readErr, copied: fl&flagCopyFailed != 0,
+		gaveUp: s.sample.gaveUp,
+		read:   seen.readErr, copied: fl&flagCopyFailed != 0,
 		closeRead: fl&flagCloseRead != 0, closeWrite: fl&flagCloseWrite != 0,
 		blind: fl&flagWrapped == 0, watched: seen.watched,
 		settled: sus != nil && sus.deadAt != 0 && now-sus.deadAt >= int64(suspectInterval),
@@ -581,7 +572,7 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 	}
 	if sus.finEpoch == 0 {
 		sus.finEpoch = ep
-		if !s.full {
+		if !s.full || !s.ask {
 			// The first look that matters needs the queues, too.
 			s.again(e)
 		}
@@ -593,8 +584,8 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 		sus.deadAt, sus.before = now, e.state
 	}
 	sus.hist = next
-	sus.mptcp = sus.mptcp || s.sample.mptcp
-	sus.correct(&s.sample)
+	s.sample.correct(next)
+	sus.mptcp, sus.made = sus.mptcp || s.sample.mptcp, s.sample.made
 	sus.progress(e, &s.sample, now)
 	sus.used(seen.uses, seen.using, now)
 	sus.sample, sus.sampledAt = s.sample, now
@@ -615,8 +606,9 @@ type observation struct {
 // false when e has ended.
 func (e *entry) observe(s *sampler, flags epoll.Flags) (o observation, ok bool) {
 	e.mu.Lock()
-	s.full = e.sus != nil || flags != 0
-	s.ask = flags&epoll.ReadHup != 0 || e.sus != nil && e.sus.mptcp
+	s.fresh = flags != 0
+	s.full = e.sus != nil || s.fresh
+	s.ask = flags&epoll.ReadHup != 0 || e.sus != nil && e.sus.made
 	s.poll = e.slow || e.sus != nil && e.sus.hist.pending
 	err := s.take(e, false)
 	o = observation{
@@ -631,11 +623,11 @@ func (e *entry) observe(s *sampler, flags epoll.Flags) (o observation, ok bool) 
 	return o, err == nil
 }
 
-// again samples e once more, with its queues.
+// again samples e once more, with its queues and what they count.
 func (s *sampler) again(e *entry) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s.full = true
+	s.full, s.ask = true, true
 	_ = s.take(e, false)
 }
 

@@ -16,9 +16,12 @@ import (
 type sample struct {
 	ok                           bool // TCP_INFO was read
 	mptcp                        bool
+	made                         bool // for MPTCP, whatever became of it
+	countsFIN                    bool // recvQueue, until it is corrected
 	state                        State
 	retransmits, backoff, probes uint8
 	recvQueue, sendQueue         int32 // SIOCINQ (without FIN), SIOCOUTQ
+	gaveUp                       bool  // in CLOSE, as far as can be told: after a single try
 	unacked, totalRetrans        uint32
 	rtt                          time.Duration
 	dataSent, dataRecv, ackRecv  time.Duration // ages
@@ -36,6 +39,21 @@ func (s *sample) traffic() traffic {
 	// bytes_received counts the FIN and bytes_acked the SYN; one byte more or
 	// less does not matter to a counter.
 	return traffic{in: s.bytesReceived, out: s.bytesSent, retransmits: s.totalRetrans}
+}
+
+// correct adapts a sample of a connection with this history to what it means: a
+// socket made for MPTCP may count the peer's FIN as a byte that waits, and the
+// state of a subflow does not know of a DATA_FIN.
+func (s *sample) correct(h history) {
+	if !s.ok || !h.fin {
+		return
+	}
+	if s.countsFIN {
+		s.recvQueue, s.countsFIN = max(s.recvQueue-1, 0), false
+	}
+	if s.mptcp {
+		s.state = shownState(h, s.state)
+	}
 }
 
 // consumed is how much of what arrived the application has taken.
@@ -61,6 +79,7 @@ type sampler struct {
 	full   bool  // with queues
 	ask    bool  // whether the connection is MPTCP matters
 	poll   bool  // ask poll(2), in place of an event
+	fresh  bool  // an event has just come
 	last   bool  // the descriptor is about to be closed: end its epoll watch
 	entry  *entry
 	buf    [tcpinfo.MaxSize]byte
@@ -85,7 +104,7 @@ func (s *sampler) take(e *entry, last bool) error {
 	}
 	s.entry, s.last = e, last
 	if last {
-		s.full, s.ask, s.poll = true, false, false
+		s.full, s.ask, s.poll, s.fresh = true, false, false, false
 	}
 	err := e.raw.Control(s.fn)
 	s.entry = nil
@@ -103,26 +122,62 @@ func (s *sampler) control(fd uintptr) {
 			s.err = errShortInfo
 		}
 	}
+	if p := &s.sample; s.fresh && p.state == Closed && (p.retransmits == 1 || p.probes == 1) {
+		p.gaveUp = s.gaveUp(fd)
+	}
 	if s.full && s.sample.ok {
 		if in, out, err := tcpinfo.Queues(fd); err == nil {
 			s.sample.recvQueue, s.sample.sendQueue = int32(in), int32(out)
 		}
 	}
 	if s.ask || s.flags&epoll.ReadHup != 0 {
-		s.sample.mptcp = tcpinfo.MPTCP(fd)
+		s.askMPTCP(fd)
 	}
 	if s.last {
 		s.lastLook(fd)
 	}
 }
 
+// gaveUp reports whether the kernel ended the connection, which it has just
+// done, because of TCP_USER_TIMEOUT. With that a single try in vain may be the
+// last one; else there are always several, and an RST may follow the first.
+func (s *sampler) gaveUp(fd uintptr) bool {
+	p, ok := tcpinfo.PatienceOf(fd)
+	if !ok || p.User == 0 {
+		return false
+	}
+	if s.sample.retransmits == 1 {
+		// total_rto_time is that of the series which has not ended. It goes on
+		// after death, so it counts only now.
+		return s.n >= rtoTimeEnd && time.Duration(binary.NativeEndian.Uint32(s.buf[rtoTimeEnd-4:]))*time.Millisecond >= p.User
+	}
+	// The timer of the first probe has expired, too (tcp_keepalive_timer in
+	// net/ipv4/tcp_timer.c).
+	silent := min(s.sample.dataRecv, s.sample.ackRecv)
+	return silent >= max(p.User, p.Idle+p.Interval-jiffies)
+}
+
+const (
+	rtoTimeEnd = 248                   // in struct tcp_info
+	jiffies    = 20 * time.Millisecond // how early a timer may seem to fire
+)
+
+// askMPTCP asks what TCP_INFO and the queues do not tell.
+func (s *sampler) askMPTCP(fd uintptr) {
+	p := &s.sample
+	if p.made = tcpinfo.MPTCPSocket(fd); p.made {
+		p.mptcp = tcpinfo.MPTCP(fd)
+		s.flags |= epoll.Peek(fd)
+		p.countsFIN = s.flags&epoll.ReadHup != 0
+	}
+}
+
 // lastLook is for what is to be known or done before a close.
 func (s *sampler) lastLook(fd uintptr) {
 	p := &s.sample
-	if p.state == Established && p.recvQueue > 0 && s.entry.flags.Load()&flagCloseRead == 0 &&
-		tcpinfo.MPTCP(fd) && epoll.Peek(fd)&epoll.ReadHup != 0 {
-		// What looks unread is the peer's DATA_FIN; see suspicion.correct.
-		p.mptcp, p.state, p.recvQueue = true, CloseWait, p.recvQueue-1
+	if p.recvQueue > 0 && s.entry.flags.Load()&flagCloseRead == 0 {
+		s.askMPTCP(fd)
+		p.correct(history{fin: p.countsFIN})
 	}
 	if s.entry.armed {
 		s.entry.t.unwatch(fd)

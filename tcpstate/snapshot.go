@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/tcpstate/tcpstate-go/internal/epoll"
 	"github.com/tcpstate/tcpstate-go/internal/tcpinfo"
 )
 
@@ -39,10 +40,11 @@ func (e *entry) snapshot(ask bool) Snapshot {
 		Opened: e.born, Wrapped: e.flags.Load()&flagWrapped != 0,
 	}
 	var hist history
+	var made bool // for MPTCP
 	t.judge.mu.Lock()
 	s.State = e.state
 	if sus := e.sus; sus != nil {
-		hist = sus.hist
+		hist, made = sus.hist, sus.made
 		s.PeerClosed, s.MPTCP = t.wall(sus.finAt), sus.mptcp
 		if sus.finding != nil {
 			s.Finding = sus.finding.kind
@@ -76,6 +78,9 @@ func (e *entry) snapshot(ask bool) Snapshot {
 		err := raw.Control(func(fd uintptr) {
 			if n, ierr = t.seam.info(fd, buf[:]); ierr == nil {
 				s.RecvQueue, s.SendQueue, _ = tcpinfo.Queues(fd)
+				if hist.fin && made && epoll.Peek(fd)&epoll.ReadHup != 0 {
+					s.RecvQueue = max(s.RecvQueue-1, 0) // see sample.correct
+				}
 			}
 		})
 		switch {
@@ -84,9 +89,6 @@ func (e *entry) snapshot(ask bool) Snapshot {
 		case err == nil && ierr == nil:
 			s.Info = decodeInfo(buf[:n])
 			s.State = shownState(hist, s.Info.State)
-			if hist.fin && s.MPTCP {
-				s.RecvQueue = max(s.RecvQueue-1, 0) // the DATA_FIN
-			}
 		}
 	}
 	if !s.Open {

@@ -58,15 +58,25 @@ func mptcp(fd uintptr) bool {
 	return flags&mptcpFlagFallback == 0
 }
 
+func mptcpSocket(fd uintptr) bool {
+	p, ok := protocol(fd)
+	return ok && p == unix.IPPROTO_MPTCP
+}
+
 func notTCP(fd uintptr, err error) bool {
 	if errors.Is(err, unix.ENOTSOCK) {
 		return true
 	}
 	// EOPNOTSUPP and ENOPROTOOPT alone prove nothing: MPTCP sockets gave
 	// them before Linux 5.16, and a sandbox may.
-	var proto int32
-	_, errno := getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), int(unsafe.Sizeof(proto)))
-	return errno == 0 && proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP
+	p, ok := protocol(fd)
+	return ok && p != unix.IPPROTO_TCP && p != unix.IPPROTO_MPTCP
+}
+
+// protocol returns what the socket was made for.
+func protocol(fd uintptr) (p int32, ok bool) {
+	_, errno := getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&p), int(unsafe.Sizeof(p)))
+	return p, errno == 0
 }
 
 // getsockopt returns the length the kernel wrote, which the typed wrappers of

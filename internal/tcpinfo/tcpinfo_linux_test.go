@@ -135,6 +135,54 @@ func TestQueuesCountWhatThePeerDoesNotTake(t *testing.T) {
 	})
 }
 
+// The peer's FIN is a byte of the queue on sockets made for Multipath TCP only,
+// and not before the bytes in front of it have moved.
+func TestQueuesWithTheFIN(t *testing.T) {
+	for name, tt := range map[string]struct{ listener, dialer, want bool }{
+		"plain":    {false, false, false},
+		"fallback": {false, true, true},
+		"mptcp":    {true, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var lc net.ListenConfig
+			lc.SetMultipathTCP(tt.listener)
+			ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer ln.Close()
+			var d net.Dialer
+			d.SetMultipathTCP(tt.dialer)
+			c, err := d.DialContext(t.Context(), "tcp", ln.Addr().String())
+			require.NoError(t, err)
+			defer c.Close()
+			s, err := ln.Accept()
+			require.NoError(t, err)
+			_, err = s.Write([]byte("hello"))
+			require.NoError(t, err)
+			if tt.want {
+				// The kernel moves what it was asked for.
+				require.Eventually(t, func() bool {
+					var recv int
+					control(t, c.(*net.TCPConn), func(fd uintptr) { recv, _, _ = tcpinfo.Queues(fd) })
+					return recv == 5
+				}, 5*time.Second, time.Millisecond)
+			}
+			require.NoError(t, s.Close())
+			want := 5
+			if tt.want {
+				want = 6
+			}
+			require.Eventually(t, func() bool {
+				var recv int
+				control(t, c.(*net.TCPConn), func(fd uintptr) {
+					recv, _, _ = tcpinfo.Queues(fd)
+					require.Equal(t, tt.want, tcpinfo.MPTCPSocket(fd))
+				})
+				return recv == want
+			}, 5*time.Second, time.Millisecond)
+		})
+	}
+}
+
 func TestQueuesOfAListenerAreInvalid(t *testing.T) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
@@ -156,6 +204,7 @@ func TestNothingAllocates(t *testing.T) {
 			"State":  func() { _, _ = tcpinfo.State(fd) },
 			"Queues": func() { _, _, _ = tcpinfo.Queues(fd) },
 			"MPTCP":  func() { _ = tcpinfo.MPTCP(fd) },
+			"made":   func() { _ = tcpinfo.MPTCPSocket(fd) },
 		} {
 			require.Zero(t, testing.AllocsPerRun(100, f), name)
 		}
@@ -176,6 +225,7 @@ func TestErrorsOfWhatIsNoSocket(t *testing.T) {
 	_, _, err = tcpinfo.Queues(noFD)
 	require.ErrorIs(t, err, unix.EBADF)
 	require.False(t, tcpinfo.MPTCP(noFD))
+	require.False(t, tcpinfo.MPTCPSocket(noFD))
 }
 
 func TestClosedConnIsNotAskedAtAll(t *testing.T) {
@@ -243,6 +293,7 @@ func TestMPTCPAfterFallback(t *testing.T) {
 	defer c.Close()
 	control(t, c.(*net.TCPConn), func(fd uintptr) {
 		require.False(t, tcpinfo.MPTCP(fd))
+		require.True(t, tcpinfo.MPTCPSocket(fd))
 		s, err := tcpinfo.State(fd)
 		require.NoError(t, err)
 		require.Equal(t, uint8(established), s)
@@ -266,4 +317,17 @@ func BenchmarkGet(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func TestPatienceOf(t *testing.T) {
+	client, _ := pair(t, false)
+	require.NoError(t, client.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 7 * time.Second, Interval: 3 * time.Second}))
+	control(t, client, func(fd uintptr) {
+		require.NoError(t, unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1500))
+		p, ok := tcpinfo.PatienceOf(fd)
+		require.True(t, ok)
+		require.Equal(t, tcpinfo.Patience{User: 1500 * time.Millisecond, Idle: 7 * time.Second, Interval: 3 * time.Second}, p)
+	})
+	_, ok := tcpinfo.PatienceOf(1<<31 - 1)
+	require.False(t, ok)
 }

@@ -18,4 +18,8 @@ func queues(uintptr) (recv, send int, err error) { return 0, 0, errUnsupported }
 
 func mptcp(uintptr) bool { return false }
 
+func patience(uintptr) (Patience, bool) { return Patience{}, false }
+
+func mptcpSocket(uintptr) bool { return false }
+
 func notTCP(uintptr, error) bool { return false }
