@@ -153,7 +153,7 @@ func (s *story) handlerContext() {
 	case *done:
 		s.say("Its context is cancelled: the handler was told, and goes on.")
 	default:
-		s.say("Its context is NOT cancelled: net/http looks for a close only behind the request body, and that is unread.")
+		s.say("Its context is NOT cancelled: net/http notices a close only once the request body is read, and it is unread.")
 		s.f.Fix = "read or discard r.Body before waiting, and return when r.Context() ends"
 	}
 }

@@ -74,3 +74,6 @@ func Forget(c *Conn) {
 		c.e.t.ended(c.e)
 	}
 }
+
+// MaxEnds is how many ended connections wait for the loop.
+const MaxEnds = maxEnds

@@ -444,3 +444,33 @@ func TestCloseConcurrentSafe(t *testing.T) {
 		requireEmptyCensus(t, tr)
 	}
 }
+
+// More connections end than the loop is told of, because it hangs: they are
+// counted, and the memory they take is bounded.
+func TestALoopThatHangsDoesNotCollectEntries(t *testing.T) {
+	if testing.Short() || raceEnabled {
+		t.Skip("takes tens of thousands of connections")
+	}
+	tr := &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}
+	defer tr.Observe(&tcpstate.Observer{Closed: func(tcpstate.ClosedInfo) {}})()
+	c, _ := tcptest.Pair(t)
+	keep, _ := tcptest.Pair(t)
+	w := tr.Track(keep, tcpstate.Origin{})
+	defer w.Close()
+	resume := tcpstate.Stall(tr)
+	for range tcpstate.MaxEnds + 1000 {
+		tcpstate.Forget(tr.Track(c, tcpstate.Origin{}))
+	}
+	_, _, ends := tcpstate.Registered(tr)
+	require.Equal(t, tcpstate.MaxEnds, ends)
+	resume()
+	tcptest.WaitUntil(t, "the loop to catch up", func() bool {
+		_, _, ends := tcpstate.Registered(tr)
+		return ends == 0
+	})
+	require.EqualValues(t, 1000, tr.Stats().QueueFull)
+	require.Equal(t, 1, tr.Stats().Open)
+	require.NoError(t, w.Close())
+	tcptest.WaitUntil(t, "the loop to end", func() bool { return !tcpstate.Running(tr) })
+	requireEmptyCensus(t, tr)
+}
