@@ -104,6 +104,27 @@ func TestAnIdleTrackerSleeps(t *testing.T) {
 	require.LessOrEqual(t, len(all), 5, "start, first connection, youth: %v", all)
 }
 
+// A new connection waits for at most a second, also when the loop is awake for
+// something else in between.
+func TestANewConnIsWatchedWithinASecond(t *testing.T) {
+	r := newRig(t)
+	s, c := r.accepted()
+	r.closes(c, s.TCPConn)
+	r.clk.Advance(700 * time.Millisecond) // s is a suspect, looked at every second
+	for i := range 5 {
+		_, n := tcptest.Pair(t)
+		w := r.tr.Track(n, tcpstate.Origin{Role: tcpstate.Server})
+		defer w.Close()
+		r.clk.Settle()
+		r.clk.Advance(400 * time.Millisecond)
+		require.Equal(t, 1+i, r.tr.Stats().Watched)
+		r.clk.Advance(600 * time.Millisecond)
+		require.Equal(t, 2+i, r.tr.Stats().Watched)
+		r.clk.Advance(130 * time.Millisecond)
+	}
+	require.NoError(t, s.Close())
+}
+
 func TestTheLoopHasNoLabels(t *testing.T) {
 	tr := newTracker(t)
 	rec := new(recorder)

@@ -149,6 +149,7 @@ func TestAPollerThatBreaksIsReplaced(t *testing.T) {
 	require.EqualValues(t, 1, p.waits.Load(), "the loop does not spin")
 	require.True(t, p.closed.Load())
 	r.degraded("epoll", unix.EBADF.Error())
+	require.Zero(t, r.tr.Stats().Watched)
 	r.works(c, peer)
 	r.closes(peer, c.TCPConn)
 	r.clk.Advance(45 * time.Second)

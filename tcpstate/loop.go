@@ -51,6 +51,9 @@ func (t *Tracker) kick(d time.Duration) {
 }
 
 func (t *Tracker) kickLocked(d time.Duration) {
+	if t.since == 0 {
+		t.since = t.now()
+	}
 	switch {
 	case !t.running:
 		t.startLocked()
@@ -115,6 +118,7 @@ func (t *Tracker) loop(before, done chan struct{}) {
 		if err != nil {
 			p.Close()
 			p = t.goBlind(err)
+			t.disarmAll()
 		}
 		wait = t.pass(evs)
 		if c := t.seam.clock; c != nil {
@@ -272,8 +276,15 @@ func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 		}
 		return -1
 	}
-	if due := now + int64(delay); pending && (a.young == 0 || due < a.young) {
-		a.young = due
+	if !pending {
+		t.since = 0
+	} else {
+		if t.since == 0 {
+			t.since = now
+		}
+		if due := max(t.since+int64(delay), now+1); a.young == 0 || due < a.young {
+			a.young = due
+		}
 	}
 	for _, at := range []int64{a.young, a.linger} {
 		if at > now {
@@ -340,7 +351,7 @@ func (t *Tracker) meet(now int64, ep uint64) {
 			e.youngAt = 0
 		}
 	}
-	t.urgent = false
+	t.since, t.urgent = 0, false
 	t.mu.Unlock()
 	j.agenda.young = 0
 	for i := range dials {
@@ -419,6 +430,23 @@ func (t *Tracker) unwatch(fd uintptr) {
 	}
 }
 
+// disarmAll leaves every connection to the sweep: the watches went with their
+// poller.
+func (t *Tracker) disarmAll() {
+	j := &t.judge
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, e := range t.entries() {
+		e.mu.Lock()
+		if e.armed {
+			e.armed, e.slow = false, true
+			j.unarmed++
+			t.disarmed()
+		}
+		e.mu.Unlock()
+	}
+}
+
 // disarmed accounts for a watch that has ended.
 func (t *Tracker) disarmed() {
 	armedEverywhere.Add(-1)
@@ -444,18 +472,20 @@ func (t *Tracker) lookAtSuspects(now int64, ep uint64) {
 	j, a := &t.judge, &t.judge.agenda
 	due := j.suspects
 	j.suspects, j.spare = j.spare[:0], nil
+	for _, e := range due {
+		e.sus.queued = false
+	}
 	spent := budget()
 	n := 0
 	for ; n < len(due) && (n%16 != 15 || !spent()); n++ {
-		e := due[n]
-		if e.sus != nil {
-			e.sus.queued = false
-		}
-		t.look(e, now, ep, 0) // queues it again if it is to be looked at again
+		t.look(due[n], now, ep, 0) // queues it again if it is to be looked at again
 	}
 	wait := suspectInterval
 	if n < len(due) {
 		// Those that were not reached come first next time.
+		for _, e := range due[n:] {
+			e.sus.queued = true
+		}
 		j.suspects = slices.Insert(j.suspects, 0, due[n:]...)
 		wait = busyDelay
 	}
@@ -605,22 +635,27 @@ type observation struct {
 // observe samples e because of an event with these bits, or none. It reports
 // false when e has ended.
 func (e *entry) observe(s *sampler, flags epoll.Flags) (o observation, ok bool) {
-	e.mu.Lock()
 	s.fresh = flags != 0
 	s.full = e.sus != nil || s.fresh
 	s.ask = flags&epoll.ReadHup != 0 || e.sus != nil && e.sus.made
 	s.poll = e.slow || e.sus != nil && e.sus.hist.pending
-	err := s.take(e, false)
-	o = observation{
-		readErr: e.readErr, watched: e.armed || s.poll, using: e.uses != nil, uses: e.useCount,
-		expect: e.expectationLocked(),
-	}
-	closed := e.closed
-	e.mu.Unlock()
-	if err != nil && !closed && errors.Is(err, net.ErrClosed) {
-		e.gone()
+	o, err := e.sampled(s)
+	if errors.Is(err, net.ErrClosed) {
+		e.gone() // if it is not known yet
 	}
 	return o, err == nil
+}
+
+func (e *entry) sampled(s *sampler) (o observation, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err = s.take(e, false); err != nil {
+		return o, err
+	}
+	return observation{
+		readErr: e.readErr, watched: e.armed || s.poll, using: e.uses != nil, uses: e.useCount,
+		expect: e.expectationLocked(),
+	}, nil
 }
 
 // again samples e once more, with its queues and what they count.

@@ -59,6 +59,7 @@ type Tracker struct {
 	young   []*entry // not yet known to the loop
 	ends    []*entry // closed, not yet known to the loop
 	dials   []dialed // ended dials, not yet known to the loop
+	since   int64    // when the first of young, ends and dials came; 0: not known
 	running bool
 	urgent  bool // do not wait to account for ends
 	again   bool // pass once more without waiting

@@ -10,7 +10,7 @@ import (
 const (
 	goRuntime      = "/usr/local/go/src/runtime/extern.go"
 	trimmedRuntime = "runtime/extern.go"
-	modSelf        = "/root/go/pkg/mod/github.com/tcpstate/tcpstate-go@v1.2.3/internal/sites/build.go"
+	modSelf        = "/home/gopher/go/pkg/mod/github.com/tcpstate/tcpstate-go@v1.2.3/internal/sites/build.go"
 	trimmedSelf    = "github.com/tcpstate/tcpstate-go@v1.2.3/internal/sites/build.go"
 	checkoutSelf   = "/home/ann/tcpstate-go/internal/sites/build.go"
 )
@@ -42,7 +42,7 @@ var (
 )
 
 func TestFramesSayWhoseCodeItIsAndWhereToFindIt(t *testing.T) {
-	const mod = "/root/go/pkg/mod/"
+	const mod = "/home/gopher/go/pkg/mod/"
 	for _, tt := range []struct {
 		name     string
 		build    *build
@@ -222,8 +222,8 @@ func FuzzNoFileShowsWhereItWasBuilt(f *testing.F) {
 	f.Add("/home/ann/src/billing/client.go")
 	f.Add("C:/x/main.go")
 	f.Add(`C:\x\main.go`)
-	f.Add("/root/go/pkg/mod/gopkg.in/yaml.v3@v3.0.1/yaml.go")
-	f.Add("/root/go/pkg/mod/github.com/!azure/go-amqp@v1.0.0/conn.go")
+	f.Add("/home/gopher/go/pkg/mod/gopkg.in/yaml.v3@v3.0.1/yaml.go")
+	f.Add("/home/gopher/go/pkg/mod/github.com/!azure/go-amqp@v1.0.0/conn.go")
 	f.Add("acme/cmd/shop/main.go")
 	f.Fuzz(func(t *testing.T, file string) {
 		for _, b := range []*build{acme, acmeTrimmed, goRunFile, noInfo, self} {
