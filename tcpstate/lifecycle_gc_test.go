@@ -220,6 +220,18 @@ func TestAConnDroppedAfterFileIsALeak(t *testing.T) {
 	require.Len(t, tr.Findings(), 1)
 }
 
+// A leak is told of at once: the loop is not waiting for anything else.
+func TestALeakIsToldAtOnce(t *testing.T) {
+	r := newRig(t)
+	keep, _ := r.accepted()
+	defer keep.Close()
+	mislay(r.tr, newFar(t), 1, tcpstate.Server, false)
+	tcptest.WaitUntil(t, "the observer to be told, while the clock stands still", func() bool {
+		runtime.GC()
+		return len(r.rec.all()) == 1
+	})
+}
+
 // The loop ends although groups of collected connections are still open, and a
 // Closed tracker shows nothing any more.
 func TestLeaksAreShownWithoutALoop(t *testing.T) {

@@ -1,0 +1,205 @@
+package tcpstate
+
+import (
+	"cmp"
+	"errors"
+	"net"
+
+	"github.com/tcpstate/tcpstate-go/internal/epoll"
+)
+
+// look samples e, moves its history on and judges it. flags are the bits of the
+// event that is the reason, or none.
+func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
+	s := t.judge.sampler
+	seen, ok := e.observe(s, flags)
+	if !ok {
+		return
+	}
+	if f := t.seam.looked; f != nil {
+		f(e.id, flags)
+	}
+	flags |= s.flags
+	if s.err != nil {
+		t.judge.noInfo(s.err)
+	}
+	t.judge.traffic(e, &s.sample)
+	fl, sus := e.flags.Load(), e.sus
+	l := look{
+		state: s.sample.state, mptcp: s.sample.mptcp,
+		rdhup: flags&epoll.ReadHup != 0, hup: flags&epoll.Hup != 0, err: flags&epoll.Err != 0,
+		retransmits: s.sample.retransmits, backoff: s.sample.backoff, probes: s.sample.probes,
+		gaveUp: s.sample.gaveUp,
+		read:   seen.readErr, copied: fl&flagCopyFailed != 0,
+		closeRead: fl&flagCloseRead != 0, closeWrite: fl&flagCloseWrite != 0,
+		blind: fl&flagWrapped == 0, watched: seen.watched,
+		settled: sus != nil && sus.deadAt != 0 && now-sus.deadAt >= int64(suspectInterval),
+	}
+	var hist history
+	if sus != nil {
+		hist = sus.hist
+	}
+	next := hist.observe(l)
+	if !next.fin && !next.dead {
+		e.setState(s.sample.state)
+		switch {
+		case sus != nil:
+			sus.hist = next
+		case next != (history{}):
+			e.sus = &suspicion{hist: next}
+		}
+		return
+	}
+
+	if sus == nil {
+		sus = new(suspicion)
+		e.sus = sus
+	}
+	if sus.finEpoch == 0 {
+		sus.finEpoch = ep
+		if !s.full || !s.ask {
+			// The first look that matters needs the queues, too.
+			s.again(e)
+		}
+	}
+	if next.fin && sus.finAt == 0 {
+		sus.finAt = cmp.Or(sus.deadAt, now) // of a clean end it is known only later
+	}
+	if next.dead && sus.deadAt == 0 {
+		sus.deadAt, sus.before = now, e.state
+	}
+	sus.hist = next
+	s.sample.correct(next)
+	sus.mptcp, sus.made = sus.mptcp || s.sample.mptcp, s.sample.made
+	sus.progress(e, &s.sample, now)
+	sus.used(seen.uses, seen.using, now)
+	sus.sample, sus.sampledAt = s.sample, now
+	e.setState(s.sample.state)
+	t.judgeEntry(e, now, &seen.expect, seen.using, seen.readErr)
+}
+
+// observation is what a look found in the entry, beside the sample.
+type observation struct {
+	readErr readResult
+	watched bool // an error that nobody has taken would be seen
+	using   bool
+	uses    uint32
+	expect  Expect
+}
+
+// observe samples e because of an event with these bits, or none. It reports
+// false when e has ended.
+func (e *entry) observe(s *sampler, flags epoll.Flags) (o observation, ok bool) {
+	s.fresh = flags != 0
+	s.full = e.sus != nil || s.fresh
+	s.ask = flags&epoll.ReadHup != 0 || e.sus != nil && e.sus.made
+	s.poll = e.slow || e.sus != nil && e.sus.hist.pending
+	o, err := e.sampled(s)
+	if errors.Is(err, net.ErrClosed) {
+		e.gone() // if it is not known yet
+	}
+	return o, err == nil
+}
+
+func (e *entry) sampled(s *sampler) (o observation, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err = s.take(e, false); err != nil {
+		return o, err
+	}
+	return observation{
+		readErr: e.readErr, watched: e.armed || s.poll, using: e.uses != nil, uses: e.useCount,
+		expect: e.expectationLocked(),
+	}, nil
+}
+
+// again samples e once more, with its queues and what they count.
+func (s *sampler) again(e *entry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.full, s.ask = true, true
+	_ = s.take(e, false)
+}
+
+// shownState is the state to show: the TCP state of an MPTCP subflow does not
+// know of the peer's DATA_FIN.
+func shownState(h history, s State) State {
+	if h.fin && s == Established {
+		return CloseWait
+	}
+	return s
+}
+
+// progress notes what moved since the last look: bytes that the peer
+// acknowledged, bytes that the application took, a Read, or what a use told.
+func (sus *suspicion) progress(e *entry, s *sample, now int64) {
+	re, moved := e.readEpoch.Load(), e.moved.Load()
+	if !s.ok {
+		return
+	}
+	acked, consumed := s.bytesAcked, s.consumed()
+	if !sus.sampled {
+		sus.sampled = true
+	} else if acked > sus.sentOut && !sus.hist.dead || consumed > sus.consumed || re != sus.readEpoch || moved != sus.moved {
+		sus.progressAt = now
+	}
+	sus.sentOut, sus.consumed, sus.readEpoch, sus.moved = acked, consumed, re, moved
+}
+
+// used notes that a use began or ended: somebody takes care of the connection.
+func (sus *suspicion) used(uses uint32, using bool, now int64) {
+	if uses != sus.uses || using != sus.using {
+		if sus.counted {
+			sus.progressAt = now
+		}
+		sus.uses, sus.using = uses, using
+	}
+	sus.counted = true
+}
+
+// judgeEntry asks for the verdict and acts on it.
+func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, readErr readResult) {
+	sus := e.sus
+	cfg := t.cfg.Load()
+	re := e.readEpoch.Load()
+	f := facts{
+		now: now, role: e.role, blind: e.flags.Load()&flagWrapped == 0,
+		hist:  sus.hist,
+		finAt: sus.finAt, deadAt: sus.deadAt, progressAt: sus.progressAt,
+		sample: sus.sample,
+		// A RawConn reads unseen, as os does for io.CopyN to a file. Of the bytes
+		// received one may be the FIN.
+		everRead:  re != 0 || sus.sample.consumed() > 1,
+		everWrote: sus.sample.bytesSent > 0,
+		copying:   e.copying.Load() > 0,
+		readErr:   readErr,
+		using:     using,
+		pooled:    expect.Pooled,
+		halfClose: expect.HalfClose,
+		closeWait: cfg.Thresholds.closeWait(), deadSocket: cfg.Thresholds.deadSocket(),
+	}
+	if re >= markFirst {
+		f.lastRead = readErr
+	}
+	if sus.finding != nil {
+		f.open = sus.finding.kind
+	}
+	v := diagnose(&f)
+	if v.kind != "" && expect.ignores(v.kind) {
+		v = verdict{due: v.due}
+	}
+	t.judge.settle(t, e, v, now)
+	if v.due != 0 {
+		t.suspect(e, now)
+	}
+}
+
+// setState moves e in the census.
+func (e *entry) setState(s State) {
+	if s == e.state || int(s) >= len(e.series.states) {
+		return
+	}
+	e.series.states[e.state].Add(-1)
+	e.series.states[s].Add(1)
+	e.state = s
+}
