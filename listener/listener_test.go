@@ -1,7 +1,6 @@
 package listener_test
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -201,12 +200,6 @@ func TestErrorsAreThoseOfNet(t *testing.T) {
 			assert.Equal(t, want.Error(), got.Error())
 			assert.IsType(t, want, got)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		var lc net.ListenConfig
-		_, want := lc.Listen(ctx, "tcp", "localhost:0")
-		_, got := new(listener.Config).Listen(ctx, "tcp", "localhost:0")
-		assert.Equal(t, want, got)
 	})
 }
 
