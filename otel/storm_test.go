@@ -56,7 +56,7 @@ func TestFiveThousandLeaksFromOneLineAreOneSpanAndOneRecord(t *testing.T) {
 	events := r.events()
 	require.Equal(t, "tcpstate.finding.opened", events[0])
 	require.Equal(t, "tcpstate.finding.cleared", events[len(events)-1])
-	require.LessOrEqual(t, len(events), 4, "one record, its updates and its end: %v", events)
+	require.LessOrEqual(t, len(events), 6, "in ten minutes there is room for three reminders: %v", events)
 	t.Logf("%d leaks: 1 span, records %v", leaks, events)
 	sum := func(name string) (n float64) {
 		for _, v := range r.points(name) {
