@@ -122,7 +122,6 @@ func (e *entry) copyBegins() {
 	if e == nil {
 		return
 	}
-	e.flags.Or(flagCopied)
 	e.copying.Add(1)
 	e.entered()
 }

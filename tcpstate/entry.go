@@ -110,10 +110,8 @@ func (e *entry) dialStart() time.Time {
 // simply open.
 type suspicion struct {
 	hist       history
-	finAt      int64  // when the peer's FIN was noticed
-	finEpoch   uint64 // a Read with a later epoch came after the FIN
+	finAt      int64 // when the peer's FIN was noticed
 	deadAt     int64
-	before     State // last state before CLOSE
 	progressAt int64 // last progress seen since the FIN
 	readEpoch  uint64
 	moved      uint64
@@ -140,7 +138,6 @@ const (
 	flagFile      // File made a duplicate of the descriptor
 	flagKeepAlive // the application configures keepalive itself
 	flagLinger    // the application set SO_LINGER
-	flagCopied    // io.Copy has read from this connection
 	flagCopyFailed
 	flagClosed // as closed, for the data path
 )

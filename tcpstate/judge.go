@@ -30,12 +30,10 @@ type judgement struct {
 	fallback []*subscriber
 	late     *time.Timer // ends groups while the loop does not run; nil: none
 
-	limit       int64 // epoll watches we may take; negative: not known, no limit of ours
-	limitErr    error
-	unarmed     uint64 // connections that are left to the sweep now
-	watchErrors uint64 // the kernel refused a watch
-	infoErr     error  // why TCP_INFO could not be read, once
-	infoErrors  uint64
+	limit    int64 // epoll watches we may take; negative: not known, no limit of ours
+	limitErr error
+	unarmed  uint64 // connections that are left to the sweep now
+	infoErr  error  // why TCP_INFO could not be read, once
 
 	pollerErr atomic.Pointer[error] // nil: epoll works, or has not been tried
 	series    seriesTable
@@ -54,7 +52,6 @@ func (j *judgement) init(t *Tracker) {
 }
 
 func (j *judgement) noInfo(err error) {
-	j.infoErrors++
 	if j.infoErr == nil {
 		j.infoErr = err
 	}

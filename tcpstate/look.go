@@ -10,7 +10,7 @@ import (
 
 // look samples e, moves its history on and judges it. flags are the bits of the
 // event that is the reason, or none.
-func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
+func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	s := t.judge.sampler
 	seen, ok := e.observe(s, flags)
 	if !ok {
@@ -55,8 +55,7 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 		sus = new(suspicion)
 		e.sus = sus
 	}
-	if sus.finEpoch == 0 {
-		sus.finEpoch = ep
+	if sus.finAt == 0 && sus.deadAt == 0 {
 		if !s.full || !s.ask {
 			// The first look that matters needs the queues, too.
 			s.again(e)
@@ -66,7 +65,7 @@ func (t *Tracker) look(e *entry, now int64, ep uint64, flags epoll.Flags) {
 		sus.finAt = cmp.Or(sus.deadAt, now) // of a clean end it is known only later
 	}
 	if next.dead && sus.deadAt == 0 {
-		sus.deadAt, sus.before = now, e.state
+		sus.deadAt = now
 	}
 	sus.hist = next
 	s.sample.correct(next)

@@ -171,10 +171,8 @@ func (t *Tracker) wall(at int64) time.Time {
 const epochUnit = int64(time.Microsecond)
 
 // bump moves the epoch on, to the present or at least by one.
-func (t *Tracker) bump(now int64) uint64 {
-	ep := max(t.epoch.Load()+1, uint64(now/epochUnit)+1)
-	t.epoch.Store(ep)
-	return ep
+func (t *Tracker) bump(now int64) {
+	t.epoch.Store(max(t.epoch.Load()+1, uint64(now/epochUnit)+1))
 }
 
 // epochTime returns when an epoch began.
@@ -195,12 +193,12 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	now := t.now()
-	ep := t.bump(now)
+	t.bump(now)
 	t.reconfigured(now)
 
 	for _, ev := range evs {
 		if e := t.byToken(ev.Token); e != nil {
-			t.look(e, now, ep, ev.Flags)
+			t.look(e, now, ev.Flags)
 		}
 	}
 
@@ -210,13 +208,13 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 	t.mu.Unlock()
 	a.configure(t.cfg.Load().sweep(), now)
 	if a.young != 0 && now >= a.young || urgent {
-		t.meet(now, ep)
+		t.meet(now)
 	}
 	if a.suspects != 0 && now >= a.suspects {
-		t.lookAtSuspects(now, ep)
+		t.lookAtSuspects(now)
 	}
 	if now >= a.sweep {
-		t.sweepOn(now, ep)
+		t.sweepOn(now)
 	}
 	if a.remind != 0 && now >= a.remind {
 		t.remind(now)

@@ -25,7 +25,7 @@ func (j *judgement) readLimit(maxWatches func() (int, error)) {
 
 // meet takes in the connections that are new, accounts for those that ended,
 // and the dials. The caller holds judgement.mu.
-func (t *Tracker) meet(now int64, ep uint64) {
+func (t *Tracker) meet(now int64) {
 	j := &t.judge
 	t.mu.Lock()
 	ends, dials := t.ends, t.dials
@@ -92,7 +92,6 @@ func (t *Tracker) arm(e *entry) {
 		if errors.Is(err, epoll.ErrFull) {
 			// Others use the allowance. What is left is for them.
 			j.limit = armedEverywhere.Load()
-			j.watchErrors++
 		}
 	}
 	if slow := err != nil; slow != e.slow {

@@ -154,7 +154,7 @@ func (t *Tracker) Observe(o *Observer) (stop func()) {
 	return func() {
 		once.Do(func() {
 			t.judge.mu.Lock()
-			t.meet(t.now(), t.bump(t.now()))
+			t.meet(t.now())
 			t.flush(t.now())
 			t.tellRest(s)
 			t.setObservers(func(subs []*subscriber) []*subscriber {

@@ -30,7 +30,7 @@ func (t *Tracker) collect(wanted func(*finding) bool) []Finding {
 	defer j.mu.Unlock()
 	now := t.now()
 	t.refresh(now)
-	t.meet(now, t.epoch.Load())
+	t.meet(now)
 	t.flush(now)
 	muted := make(map[*group]bool, len(j.groups))
 	for _, g := range j.groups {

@@ -6,7 +6,7 @@ import (
 )
 
 // lookAtSuspects looks at those that are due, for at most a tick's budget.
-func (t *Tracker) lookAtSuspects(now int64, ep uint64) {
+func (t *Tracker) lookAtSuspects(now int64) {
 	j, a := &t.judge, &t.judge.agenda
 	due := j.suspects
 	j.suspects, j.spare = j.spare[:0], nil
@@ -16,7 +16,7 @@ func (t *Tracker) lookAtSuspects(now int64, ep uint64) {
 	spent := budget()
 	n := 0
 	for ; n < len(due) && (n%16 != 15 || !spent()); n++ {
-		t.look(due[n], now, ep, 0) // queues it again if it is to be looked at again
+		t.look(due[n], now, 0) // queues it again if it is to be looked at again
 	}
 	wait := suspectInterval
 	if n < len(due) {
@@ -37,7 +37,7 @@ func (t *Tracker) lookAtSuspects(now int64, ep uint64) {
 
 // sweepOn looks at the next part of all connections, for at most a tick's
 // budget.
-func (t *Tracker) sweepOn(now int64, ep uint64) {
+func (t *Tracker) sweepOn(now int64) {
 	j, a := &t.judge, &t.judge.agenda
 	start := time.Now()
 	spent := budget()
@@ -58,7 +58,7 @@ func (t *Tracker) sweepOn(now int64, ep uint64) {
 		if e.slow {
 			t.arm(e) // there may be room by now
 		}
-		t.look(e, now, ep, 0)
+		t.look(e, now, 0)
 	}
 	j.sweepWork += time.Since(start)
 	if a.left > 0 {

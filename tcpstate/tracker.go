@@ -28,12 +28,11 @@ type Tracker struct {
 	// slog.Default().
 	Logger *slog.Logger
 
-	once   sync.Once
-	seam   *seam
-	base   time.Time // time 0 of the loop's clock
-	cfg    atomic.Pointer[Config]
-	cfgMu  sync.Mutex // serialises Set
-	refuse error      // why Config was not accepted; immutable after init
+	once  sync.Once
+	seam  *seam
+	base  time.Time // time 0 of the loop's clock
+	cfg   atomic.Pointer[Config]
+	cfgMu sync.Mutex // serialises Set
 
 	// epoch is a coarse clock in microseconds since base. It never stands
 	// still over a pass of the loop, so that a Read after an event can be told
@@ -99,9 +98,9 @@ func (t *Tracker) init() {
 		t.base = t.seam.now()
 		t.epoch.Store(1)
 		cfg := t.Config.clone()
-		if t.refuse = cfg.validate(); t.refuse != nil {
+		if err := cfg.validate(); err != nil {
 			cfg = Config{Off: cfg.Off}
-			t.logger().Error("tcpstate: configuration refused, using the default", "error", t.refuse)
+			t.logger().Error("tcpstate: configuration refused, using the default", "error", err)
 		}
 		t.cfg.Store(&cfg)
 		t.judge.init(t)
@@ -291,7 +290,7 @@ func (t *Tracker) Close() error {
 		<-done
 	}
 	t.judge.mu.Lock()
-	t.meet(t.now(), t.epoch.Load()) // what ended before is told
+	t.meet(t.now()) // what ended before is told
 	t.flush(t.now())
 	t.judge.mu.Unlock()
 	t.forgetAll()
