@@ -36,6 +36,14 @@ type Config struct {
 	Mute []Mute
 }
 
+// settings is a Config that is in force.
+type settings struct {
+	Config
+	limits Thresholds // resolved
+}
+
+func newSettings(c Config) *settings { return &settings{c, c.Thresholds.resolved()} }
+
 // Thresholds says how long a condition lasts, without progress, before it is
 // reported. Progress (bytes acknowledged, application reads) starts the clock
 // again.
@@ -57,6 +65,123 @@ type Thresholds struct {
 	// Reminder is the shortest time between two updates about one group of
 	// findings; it doubles with every update, up to an hour. Default 1 min.
 	Reminder time.Duration
+
+	// Dial is how long a SYN may stay unanswered, after at least two
+	// retransmissions, before the dial in progress is reported. Default 3 s:
+	// the kernel has sent it three times by then.
+	Dial time.Duration
+
+	// DNS is how long the resolution of a name may take. Default 2 s: a
+	// resolver that lost one packet answers after that time at most.
+	DNS time.Duration
+
+	// Handshake is how long a handshake above TCP may last, where something
+	// proves that there is one. Default 10 s, as the TLSHandshakeTimeout of
+	// http.DefaultTransport.
+	Handshake time.Duration
+
+	// UnusedDial is how long a connection may stay untouched after the context
+	// that it was dialed with has ended. Default 30 s.
+	UnusedDial time.Duration
+
+	// Accept is how long connections may wait in the accept queue while nobody
+	// accepts. Default 10 s.
+	Accept time.Duration
+
+	// BlockedAccept is the same while Accept is busy reading from a connection.
+	// Default 5 s: then every new client waits for that one.
+	BlockedAccept time.Duration
+
+	// Accepted is how long an accepted connection may stay without a request:
+	// silent, unread or incomplete. Default 30 s.
+	Accepted time.Duration
+
+	// Unresponsive is how long nothing may be acknowledged, after at least
+	// three retransmission timeouts. Default 10 s: longer than the outages
+	// that routing heals.
+	Unresponsive time.Duration
+
+	// NotReading is how long bytes may wait without any being taken: on the
+	// way to a peer that does not read, or here because the application does
+	// not. Default 30 s.
+	NotReading time.Duration
+
+	// Idle is how long a connection may lie idle without anything that would
+	// notice a vanished peer, before it is counted as unverifiable. Default
+	// 10 min: longer than most middleboxes keep idle connections.
+	Idle time.Duration
+
+	// FINUnacked is how long our FIN may stay unacknowledged after Close, after
+	// at least three retransmissions. Default 10 s.
+	FINUnacked time.Duration
+
+	// Undelivered is how long bytes may wait for a peer that does not read
+	// after Close. Default 30 s.
+	Undelivered time.Duration
+
+	// HalfOpen is how long one direction may stay open without a byte after the
+	// other was closed. Default 60 s: as long as the kernel keeps half-closed
+	// connections that no program holds (net.ipv4.tcp_fin_timeout).
+	HalfOpen time.Duration
+
+	// Orphan is how long the upstream half of a pair may wait for an answer
+	// that nobody downstream wants. Default 30 s.
+	Orphan time.Duration
+
+	// Borrowed is how long a connection may stay lent out without moving a byte
+	// while somebody waits for one. Default 30 s; less than 2 s is refused.
+	Borrowed time.Duration
+}
+
+// threshold is one field of Thresholds.
+type threshold struct {
+	name string
+	d    *time.Duration
+	def  time.Duration
+	min  time.Duration // a smaller value is refused
+}
+
+// all lists the fields but for Collected, which is no time.
+func (t *Thresholds) all() []threshold {
+	// Below 10 ms the loop's own granularity decides, and a connection between
+	// FIN and Close looks like a leak. A plain number taken for seconds (30 is
+	// 30 ns) ends there, too.
+	const least = 10 * time.Millisecond
+	return []threshold{
+		{"CloseWait", &t.CloseWait, 30 * time.Second, least},
+		{"DeadSocket", &t.DeadSocket, 30 * time.Second, least},
+		{"Reminder", &t.Reminder, time.Minute, least},
+		{"Dial", &t.Dial, 3 * time.Second, least},
+		{"DNS", &t.DNS, 2 * time.Second, least},
+		{"Handshake", &t.Handshake, 10 * time.Second, least},
+		{"UnusedDial", &t.UnusedDial, 30 * time.Second, least},
+		{"Accept", &t.Accept, 10 * time.Second, least},
+		{"BlockedAccept", &t.BlockedAccept, 5 * time.Second, least},
+		{"Accepted", &t.Accepted, 30 * time.Second, least},
+		{"Unresponsive", &t.Unresponsive, 10 * time.Second, least},
+		{"NotReading", &t.NotReading, 30 * time.Second, least},
+		{"Idle", &t.Idle, 10 * time.Minute, least},
+		{"FINUnacked", &t.FINUnacked, 10 * time.Second, least},
+		{"Undelivered", &t.Undelivered, 30 * time.Second, least},
+		{"HalfOpen", &t.HalfOpen, time.Minute, least},
+		{"Orphan", &t.Orphan, 30 * time.Second, least},
+		{"Borrowed", &t.Borrowed, 30 * time.Second, 2 * time.Second},
+	}
+}
+
+// DefaultThresholds returns the thresholds of the zero value, written out.
+func DefaultThresholds() Thresholds {
+	var t Thresholds
+	return t.resolved()
+}
+
+// resolved returns t with the defaults in place of zeros, and off in place of
+// negative values.
+func (t Thresholds) resolved() Thresholds {
+	for _, th := range t.all() {
+		*th.d = orDefault(*th.d, th.def)
+	}
+	return t
 }
 
 // Mute silences the findings that match all of its non-zero fields; at least
@@ -71,8 +196,6 @@ type Mute struct {
 
 const (
 	defaultSweep    = 10 * time.Second
-	defaultGrace    = 30 * time.Second
-	defaultReminder = time.Minute
 	maxReminder     = time.Hour
 	suspectInterval = time.Second
 	off             = time.Duration(1<<63 - 1)
@@ -89,10 +212,7 @@ func orDefault(d, def time.Duration) time.Duration {
 	return d
 }
 
-func (c *Config) sweep() time.Duration          { return orDefault(c.SweepInterval, defaultSweep) }
-func (t *Thresholds) closeWait() time.Duration  { return orDefault(t.CloseWait, defaultGrace) }
-func (t *Thresholds) deadSocket() time.Duration { return orDefault(t.DeadSocket, defaultGrace) }
-func (t *Thresholds) reminder() time.Duration   { return orDefault(t.Reminder, defaultReminder) }
+func (c *Config) sweep() time.Duration { return orDefault(c.SweepInterval, defaultSweep) }
 
 // validate refuses what can only be a mistake.
 func (c *Config) validate() error {
@@ -102,22 +222,12 @@ func (c *Config) validate() error {
 	if c.SweepInterval > time.Hour {
 		return fmt.Errorf("tcpstate: SweepInterval %v is above an hour", c.SweepInterval)
 	}
-	for _, th := range []struct {
-		name string
-		d    time.Duration
-	}{
-		{"CloseWait", c.Thresholds.CloseWait},
-		{"DeadSocket", c.Thresholds.DeadSocket},
-		{"Reminder", c.Thresholds.Reminder},
-	} {
-		// Below this, the loop's own granularity decides, and a connection
-		// between FIN and Close looks like a leak. A plain number taken for
-		// seconds (30 is 30 ns) ends here, too.
-		if th.d > 0 && th.d < 10*time.Millisecond {
-			return fmt.Errorf("tcpstate: Thresholds.%s %v is below 10ms", th.name, th.d)
+	for _, th := range c.Thresholds.all() {
+		if *th.d > 0 && *th.d < th.min {
+			return fmt.Errorf("tcpstate: Thresholds.%s %v is below %v", th.name, *th.d, th.min)
 		}
-		if th.d > 30*24*time.Hour {
-			return fmt.Errorf("tcpstate: Thresholds.%s %v is above 30 days; use a negative value for off", th.name, th.d)
+		if *th.d > 30*24*time.Hour {
+			return fmt.Errorf("tcpstate: Thresholds.%s %v is above 30 days; use a negative value for off", th.name, *th.d)
 		}
 	}
 	for i, m := range c.Mute {

@@ -31,7 +31,7 @@ func TestNonsenseIsRefused(t *testing.T) {
 			defer tr.Close()
 			err := tr.Set(tt.set)
 			require.EqualError(t, err, "tcpstate: "+tt.want)
-			require.Equal(t, before, *tr.cfg.Load(), "a refusal changes nothing")
+			require.Equal(t, before, tr.cfg.Load().Config, "a refusal changes nothing")
 			require.Empty(t, l.all())
 
 			bad := Config{}
@@ -39,7 +39,7 @@ func TestNonsenseIsRefused(t *testing.T) {
 			other := Tracker{Config: bad, Logger: slog.New(slog.NewTextHandler(&l, nil))}
 			defer other.Close()
 			other.Findings()
-			require.Equal(t, Config{}, *other.cfg.Load(), "what makes no sense is not used by halves")
+			require.Equal(t, Config{}, other.cfg.Load().Config, "what makes no sense is not used by halves")
 			require.Len(t, l.all(), 1)
 			require.Contains(t, l.all()[0], "level=ERROR")
 		})
@@ -56,7 +56,7 @@ func TestSenseIsAccepted(t *testing.T) {
 		Mute:          []Mute{{Kind: "leak"}, {Kind: KindLeakDeadSocket, Name: "a", Site: "b", Until: noon, Reason: "c"}},
 	}
 	require.NoError(t, tr.Set(func(c *Config) { *c = want }))
-	require.Equal(t, want, *tr.cfg.Load())
+	require.Equal(t, want, tr.cfg.Load().Config)
 	require.NoError(t, tr.Set(func(c *Config) { c.SweepInterval = -1 }))
 	require.Equal(t, off, tr.cfg.Load().sweep())
 }
@@ -64,11 +64,11 @@ func TestSenseIsAccepted(t *testing.T) {
 func TestZeroIsTheDefaultAndNegativeIsOff(t *testing.T) {
 	var c Config
 	require.Equal(t, 10*time.Second, c.sweep())
-	require.Equal(t, 30*time.Second, c.Thresholds.closeWait())
-	require.Equal(t, 30*time.Second, c.Thresholds.deadSocket())
-	require.Equal(t, time.Minute, c.Thresholds.reminder())
+	require.Equal(t, 30*time.Second, c.Thresholds.resolved().CloseWait)
+	require.Equal(t, 30*time.Second, c.Thresholds.resolved().DeadSocket)
+	require.Equal(t, time.Minute, c.Thresholds.resolved().Reminder)
 	c = Config{SweepInterval: -1, Thresholds: Thresholds{CloseWait: -time.Hour, DeadSocket: -1, Reminder: -1}}
-	for _, d := range []time.Duration{c.sweep(), c.Thresholds.closeWait(), c.Thresholds.deadSocket(), c.Thresholds.reminder()} {
+	for _, d := range []time.Duration{c.sweep(), c.Thresholds.resolved().CloseWait, c.Thresholds.resolved().DeadSocket, c.Thresholds.resolved().Reminder} {
 		require.Equal(t, off, d)
 	}
 }
@@ -80,7 +80,7 @@ func TestTheCallerOfSetCannotChangeItAfterwards(t *testing.T) {
 	var kept *Config
 	require.NoError(t, tr.Set(func(c *Config) { c.Mute = mine; kept = c }))
 	mine[0].Name, kept.HideFrames[0], kept.SweepInterval = "b", "b", 1
-	require.Equal(t, Config{HideFrames: []string{"a"}, Mute: []Mute{{Name: "a"}}}, *tr.cfg.Load())
+	require.Equal(t, Config{HideFrames: []string{"a"}, Mute: []Mute{{Name: "a"}}}, tr.cfg.Load().Config)
 }
 
 func TestSetAfterCloseIsRefused(t *testing.T) {

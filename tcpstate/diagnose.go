@@ -26,17 +26,26 @@ type facts struct {
 	pooled    bool
 	halfClose bool
 
-	closeWait, deadSocket time.Duration
+	limits *Thresholds
 }
 
 // verdict is the judgement of one connection. An empty kind means that nothing
 // is wrong, or not yet. due, unless 0, is when to look again although no event
 // will come.
 type verdict struct {
-	kind  Kind
-	cause string
-	since int64
-	due   int64
+	kind     Kind
+	severity Severity // 0: that of the kind
+	cause    string
+	since    int64
+	due      int64
+}
+
+// weight is the severity of the finding that v makes.
+func (v *verdict) weight() Severity {
+	if v.severity != 0 {
+		return v.severity
+	}
+	return v.kind.Severity()
 }
 
 // inventoryDelay keeps a connection that is closed as soon as its owner gets
@@ -78,7 +87,7 @@ func (f *facts) passiveClose() verdict {
 	default:
 		v.kind = KindCloseWaitNotReading
 	}
-	return f.afterGrace(f.finAt, f.closeWait, v)
+	return f.afterGrace(f.finAt, f.limits.CloseWait, v)
 }
 
 // dead judges a connection that the kernel has ended while its descriptor is
@@ -99,12 +108,12 @@ func (f *facts) dead() verdict {
 	}
 	v := verdict{kind: KindLeakDeadSocket, cause: cause, since: f.since()}
 	if f.alarmed() {
-		if f.deadSocket == off {
+		if f.limits.DeadSocket == off {
 			v.kind = f.open
 		}
 		return v // the same bug as before, seen more sharply
 	}
-	return f.afterGrace(f.deadAt, f.deadSocket, v)
+	return f.afterGrace(f.deadAt, f.limits.DeadSocket, v)
 }
 
 // alarmed reports whether somebody was told already that this connection is

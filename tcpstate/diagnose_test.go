@@ -20,7 +20,7 @@ func leakedFacts(role Role, after time.Duration) facts {
 	return facts{
 		now: finAt + int64(after), role: role, hist: history{fin: true, finFirst: true}, finAt: finAt,
 		sample:   sample{ok: true, state: CloseWait, bytesSent: 500, bytesReceived: 301, dataSent: time.Minute, dataRecv: 2 * time.Minute},
-		everRead: true, everWrote: true, closeWait: grace, deadSocket: grace,
+		everRead: true, everWrote: true, limits: &Thresholds{CloseWait: grace, DeadSocket: grace},
 	}
 }
 
@@ -199,12 +199,12 @@ var diagnoseCases = []struct {
 	}, "", 0},
 	{"off", func(d time.Duration) facts {
 		f := leakedFacts(Server, d)
-		f.closeWait = off
+		f.limits = &Thresholds{CloseWait: off, DeadSocket: grace}
 		return f
 	}, "", 0},
 	{"dead, but off", func(d time.Duration) facts {
 		f := deadFacts(Server, endReset, d)
-		f.deadSocket = off
+		f.limits = &Thresholds{CloseWait: grace, DeadSocket: off}
 		return f
 	}, "", 0},
 }
@@ -274,7 +274,7 @@ func TestAnAlarmSharpensToADeadSocketAtOnce(t *testing.T) {
 	f.using = true
 	require.Equal(t, verdict{due: f.deadAt + int64(grace)}, diagnose(&f))
 
-	f.open, f.deadSocket = KindCloseWaitNotReading, off
+	f.open, f.limits = KindCloseWaitNotReading, &Thresholds{CloseWait: grace, DeadSocket: off}
 	require.Equal(t, KindCloseWaitNotReading, diagnose(&f).kind, "it does not get better by being called less")
 }
 
@@ -296,7 +296,7 @@ func anyFacts(r *rand.Rand) facts {
 		readErr: readResult(r.IntN(int(readTimedOut) + 1)),
 		sample: sample{ok: true, bytesSent: uint64(r.IntN(3)), bytesReceived: uint64(r.IntN(3)), recvQueue: int32(r.IntN(2)),
 			dataSent: pick(0, time.Second), dataRecv: pick(0, time.Second)},
-		closeWait: pick(grace, time.Second, off), deadSocket: pick(grace, time.Second, off),
+		limits: &Thresholds{CloseWait: pick(grace, time.Second, off), DeadSocket: pick(grace, time.Second, off)},
 	}
 	if flip() {
 		f.lastRead = f.readErr

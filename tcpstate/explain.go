@@ -27,7 +27,10 @@ func thisProcess() process {
 // explain writes the sentences of f.
 func explain(f *Finding, p process) {
 	s := story{f: f, ev: &f.Evidence, sub: &f.Subject}
-	s.tell()
+	row := f.Kind.row()
+	if row.say != nil {
+		row.say(&s)
+	}
 	f.Summary = f.Subject.who() + " — " + strings.Join(s.said, " ")
 	f.Consequence = consequence(f, p)
 	f.Check = checks(f, p)
@@ -45,25 +48,12 @@ func (s *story) say(format string, args ...any) {
 	s.said = append(s.said, fmt.Sprintf(format, args...))
 }
 
-func (s *story) tell() {
-	switch s.f.Kind {
-	case KindCloseWaitUnreadBody:
-		s.unreadBody()
-	case KindCloseWaitNotReading:
-		s.notReading()
-	case KindCloseWaitEOFSeen:
-		s.eofSeen()
-	case KindCloseWaitErrorPath:
-		s.say("%s, nobody has touched the connection since, and %s.", s.failed(), s.closed())
-	case KindCloseWaitNeverRead:
-		s.say("accepted %s ago, never read and never written; %s%s.", age(s.f.ReportedAt.Sub(s.sub.Opened)), s.closed(), s.unread(", and ", ""))
-	case KindCloseWaitIdleInPool:
-		s.idleInPool()
-	case KindLeakCollected:
-		s.collected()
-	case KindLeakDeadSocket:
-		s.deadSocket()
-	}
+func (s *story) errorPath() {
+	s.say("%s, nobody has touched the connection since, and %s.", s.failed(), s.closed())
+}
+
+func (s *story) neverRead() {
+	s.say("accepted %s ago, never read and never written; %s%s.", age(s.f.ReportedAt.Sub(s.sub.Opened)), s.closed(), s.unread(", and ", ""))
 }
 
 // peer is the other end.
@@ -211,6 +201,16 @@ func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 // who names the subject as a person knows it.
 func (s *Subject) who() string {
+	switch s.Type {
+	case SubjectProcess:
+		return "this process"
+	case SubjectListener:
+		return named("listener", s.Name, s.Local)
+	case SubjectPool:
+		return named("pool", s.Name, s.Target)
+	case SubjectTunnel:
+		return named("tunnel", s.Name, "")
+	}
 	var parts []string
 	if s.Use != "" {
 		parts = append(parts, s.Use)
@@ -221,7 +221,7 @@ func (s *Subject) who() string {
 	}
 	switch {
 	case s.Role == Server && s.Name != "":
-		parts = append(parts, fmt.Sprintf("listener %q", s.Name))
+		parts = append(parts, named("listener", s.Name, ""))
 	case s.Role == Server:
 		parts = append(parts, "accepted on "+s.Local)
 	case s.Use == at || strings.HasSuffix(s.Use, " "+at):
@@ -237,21 +237,27 @@ func (s *Subject) who() string {
 	return strings.Join(parts, ", ")
 }
 
+// named says what something of the program is called, or else where it is.
+func named(what, name, where string) string {
+	switch {
+	case name != "":
+		return fmt.Sprintf("%s %q", what, name)
+	case where != "":
+		return what + " " + where
+	}
+	return what
+}
+
 // consequence says what happens if nobody acts.
 func consequence(f *Finding, p process) string {
 	n, rate := f.Group.Open, f.Group.PerMinute
 	if n < 2 {
-		switch {
-		case f.Severity < Warning:
+		if f.Severity < Warning {
 			return ""
-		case f.Kind == KindLeakCollected:
-			return "Each one holds a descriptor until the garbage collector finds it, which may be long."
-		case f.Kind == KindLeakDeadSocket:
-			return "The descriptor stays taken until the program closes it."
 		}
-		return "CLOSE-WAIT has no timeout: it lasts until this program closes the connection."
+		return f.Kind.row().consequence
 	}
-	s := counted(n, "connection") + " like this"
+	s := counted(n, f.Subject.noun()) + " like this"
 	if len(f.Sites) > 0 {
 		s += " from the same line"
 	}
@@ -263,7 +269,7 @@ func consequence(f *Finding, p process) string {
 	default:
 		return s + "."
 	}
-	if f.Severity >= Warning && p.fdUsed > 0 && p.fdLimit > p.fdUsed {
+	if f.Severity >= Warning && f.Subject.Type == SubjectConn && p.fdUsed > 0 && p.fdLimit > p.fdUsed {
 		left := time.Duration(float64(p.fdLimit-p.fdUsed) / rate * float64(time.Minute))
 		if left < 30*24*time.Hour {
 			s += fmt.Sprintf(": the limit of %s is reached in about %s", counted(p.fdLimit, "open file"), age(left))
@@ -279,18 +285,33 @@ func perMinute(rate float64) string {
 	return strings.TrimSuffix(strconv.FormatFloat(rate, 'f', 1, 64), ".0")
 }
 
-// checks returns commands that show the same with other tools.
+// noun is what several subjects of this type are called.
+func (s *Subject) noun() string { return string(s.Type) }
+
+// checks returns commands that show the same with other tools, filled in for
+// the subject. Those that need something that is not known are left out.
 func checks(f *Finding, p process) []string {
-	switch f.Kind {
-	case KindLeakDeadSocket:
-		return []string{fmt.Sprintf("lsof -nP -p %d | grep 'protocol: TCP'", p.pid)}
-	case KindLeakCollected:
-		return []string{fmt.Sprintf("ls -l /proc/%d/fd | grep -c socket:", p.pid)}
+	fill := placeholders(f, p)
+	var all []string
+	for _, c := range f.Kind.row().Checks {
+		if c = fill.Replace(c); !strings.Contains(c, "{") {
+			all = append(all, c)
+		}
 	}
-	local, err1 := netip.ParseAddrPort(f.Subject.Local)
-	remote, err2 := netip.ParseAddrPort(f.Subject.Remote)
-	if err1 != nil || err2 != nil {
-		return nil
+	return all
+}
+
+// placeholders returns what stands for the words in braces of KindInfo.Checks,
+// as far as it is known.
+func placeholders(f *Finding, p process) *strings.Replacer {
+	words := []string{"{pid}", strconv.Itoa(p.pid)}
+	for _, end := range []struct{ addr, whole, host, port string }{
+		{f.Subject.Local, "{local}", "{lhost}", "{lport}"},
+		{f.Subject.Remote, "{remote}", "{rhost}", "{rport}"},
+	} {
+		if ap, err := netip.ParseAddrPort(end.addr); err == nil {
+			words = append(words, end.whole, ap.String(), end.host, ap.Addr().Unmap().String(), end.port, strconv.Itoa(int(ap.Port())))
+		}
 	}
-	return []string{fmt.Sprintf("ss -tinp src %s dst %s", local, remote)}
+	return strings.NewReplacer(words...)
 }

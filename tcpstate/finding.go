@@ -47,21 +47,38 @@ type Tokens struct {
 	Use  any // of the use in progress, or the last one
 }
 
-// Subject is the connection a finding is about.
+// SubjectType says what a finding is about.
+type SubjectType string
+
+// The types of subjects.
+const (
+	SubjectConn     SubjectType = "connection"
+	SubjectDial     SubjectType = "dial"   // one that is in progress, or has failed
+	SubjectTarget   SubjectType = "target" // all dials and connections to one address, as dialed
+	SubjectListener SubjectType = "listener"
+	SubjectPool     SubjectType = "pool"
+	SubjectTunnel   SubjectType = "tunnel" // two connections, paired
+	SubjectSite     SubjectType = "site"   // a line of code, with what it makes
+	SubjectProcess  SubjectType = "process"
+)
+
+// Subject is what a finding is about. Of those that are not a connection, only
+// the fields that make sense are set.
 type Subject struct {
-	Conn    *Watch    `json:"-"`
-	ID      uint64    `json:"id"`
-	Role    Role      `json:"role"`
-	Name    string    `json:"name,omitempty"`
-	Target  string    `json:"target,omitempty"` // as dialed or listened on
-	Local   string    `json:"local"`
-	Remote  string    `json:"remote"`
-	Opened  time.Time `json:"opened"`
-	MPTCP   bool      `json:"mptcp,omitempty"`
-	Use     string    `json:"use,omitempty"` // of the use in progress, or the last one
-	UseOpen bool      `json:"use_open,omitempty"`
-	UseFor  Duration  `json:"use_for,omitempty"` // age of the use in progress
-	HTTP    bool      `json:"http,omitempty"`    // the use is an HTTP request, to judge by its method
+	Type    SubjectType `json:"type"`
+	Conn    *Watch      `json:"-"` // nil unless the subject is a connection
+	ID      uint64      `json:"id,omitempty"`
+	Role    Role        `json:"role"`
+	Name    string      `json:"name,omitempty"`
+	Target  string      `json:"target,omitempty"` // as dialed or listened on
+	Local   string      `json:"local,omitempty"`
+	Remote  string      `json:"remote,omitempty"`
+	Opened  time.Time   `json:"opened,omitzero"`
+	MPTCP   bool        `json:"mptcp,omitempty"`
+	Use     string      `json:"use,omitempty"` // of the use in progress, or the last one
+	UseOpen bool        `json:"use_open,omitempty"`
+	UseFor  Duration    `json:"use_for,omitempty"` // age of the use in progress
+	HTTP    bool        `json:"http,omitempty"`    // the use is an HTTP request, to judge by its method
 }
 
 // Site is a place in the code that had to do with the connection.
@@ -115,6 +132,23 @@ type Evidence struct {
 	Retransmits uint32   `json:"retransmits"`
 	ContextDone *bool    `json:"context_done,omitempty"` // of the handler that runs
 	Hijacked    bool     `json:"hijacked,omitempty"`
+
+	// Of a connection, while it is sending and nothing comes back.
+	Unacked    uint32 `json:"unacked,omitempty"`     // segments sent and not acknowledged
+	NotSent    uint32 `json:"not_sent,omitempty"`    // bytes that wait for the peer's window
+	Timeouts   uint8  `json:"timeouts,omitempty"`    // retransmission timeouts in a row
+	Probes     uint8  `json:"probes,omitempty"`      // keepalive or window probes without an answer
+	SendWindow uint32 `json:"send_window,omitempty"` // the peer's, in bytes
+	NoWindow   bool   `json:"no_window,omitempty"`   // it is smaller than a segment
+
+	// Notes are facts of this kind of finding, in the order to show them.
+	Notes []Note `json:"notes,omitempty"`
+}
+
+// Note is one fact, for reading.
+type Note struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
 }
 
 // MarshalJSON implements json.Marshaler: an age that is not known is absent.

@@ -11,10 +11,11 @@ import (
 // groupKey is what the findings of a group share: the kind, the line to open
 // and the bounded name of the connection.
 type groupKey struct {
-	kind Kind
-	line uint64 // 0: not known
-	name string
-	role Role
+	kind     Kind
+	severity Severity
+	line     uint64 // 0: not known
+	name     string
+	role     Role
 }
 
 // group is the findings that one line of code causes. It is what is reported:
@@ -31,7 +32,7 @@ type group struct {
 	kept            int    // of those, on the list
 	opened, cleared uint64
 	since           int64 // of the first finding
-	expires         int64 // collected connections are a fact of the past: forgotten then
+	expires         int64 // of events, which are facts of the past: forgotten then
 	growth          growth
 	first, last     *finding // the first is the example that is shown
 
@@ -52,7 +53,7 @@ func (t *Tracker) join(f *finding, id uint64, was Kind, now int64) {
 	g := j.groups[key]
 	if g == nil && len(j.groups) >= maxGroups && !t.dropDormant() {
 		t.count.groupsFull.Add(1)
-		key, site = groupKey{kind: f.kind, name: otherNames, role: f.e.role}, 0
+		key, site = groupKey{kind: f.kind, severity: f.severity, name: otherNames, role: key.role}, 0
 		g = j.groups[key]
 	}
 	if g == nil {
@@ -62,37 +63,38 @@ func (t *Tracker) join(f *finding, id uint64, was Kind, now int64) {
 	f.g = g
 	g.growth.step(now, g.open)
 	if g.open == 0 {
-		g.id, g.site, g.name, g.since = id, site, f.e.name, f.since
+		g.id, g.site, g.name, g.since = id, site, f.about.label(), f.since
 		t.awake(g, was, now)
 	} else if !g.news {
 		t.remindSoon(g, now)
 	}
 	g.open++
 	g.opened++
-	t.count.openFindings[f.kind.Severity()].Add(1)
-	if f.kind == KindLeakCollected {
-		g.expires = now + collectedFor
+	t.count.openFindings[f.severity].Add(1)
+	if f.kind.info().Event {
+		g.expires = now + eventFor
 		t.remindAt(g.expires, now)
-		if g.kept >= maxCollected {
-			delete(j.findings, f.e)
+		if g.kept >= maxEvents {
+			delete(j.findings, f)
 			return
 		}
 	}
-	j.findings[f.e] = f
+	j.findings[f] = struct{}{}
 	g.append(f)
 }
 
 // groupKey returns the key of the group that f belongs to, and the place that
 // it is named after.
 func (f *finding) groupKey(hide []string) (groupKey, sites.ID) {
-	site := f.e.ownerSite(f.kind, hide)
-	return groupKey{kind: f.kind, line: site.OwnerKey(hide), name: f.e.series.name, role: f.e.role}, site
+	site := f.about.ownerSite(f.kind, hide)
+	name, role := f.about.dimension()
+	return groupKey{kind: f.kind, severity: f.severity, line: site.OwnerKey(hide), name: name, role: role}, site
 }
 
 // awake opens g, which was dormant or is new. It is told of at the end of the
 // pass, unless that would be too often.
 func (t *Tracker) awake(g *group, was Kind, now int64) {
-	base := int64(t.cfg.Load().Thresholds.reminder())
+	base := int64(t.cfg.Load().limits.Reminder)
 	t.forgetTold(g)
 	g.was = was
 	switch pause := now - g.toldAt; {
@@ -117,7 +119,7 @@ func (t *Tracker) leave(f *finding, became Kind, now int64) {
 	g.growth.step(now, g.open)
 	g.open--
 	g.cleared++
-	t.count.openFindings[f.kind.Severity()].Add(-1)
+	t.count.openFindings[f.severity].Add(-1)
 	if g.open == 0 {
 		t.report(g, f, became, now)
 	} else {
@@ -154,18 +156,18 @@ func (g *group) remove(f *finding) {
 	g.kept--
 }
 
-// expire ends a group of collected connections.
+// expire ends a group of events.
 func (t *Tracker) expire(g *group, now int64) {
 	g.expires = 0
 	if g.open == 0 {
 		return
 	}
-	t.count.openFindings[g.key.kind.Severity()].Add(int64(-g.open))
+	t.count.openFindings[g.key.severity].Add(int64(-g.open))
 	g.cleared += uint64(g.open)
 	g.open = 0
 	t.report(g, g.first, "", now)
 	for g.first != nil {
-		delete(t.judge.findings, g.first.e)
+		delete(t.judge.findings, g.first)
 		g.remove(g.first)
 	}
 }
@@ -174,8 +176,8 @@ func (t *Tracker) expire(g *group, now int64) {
 func (t *Tracker) regroup(hide []string, now int64) {
 	j := &t.judge
 	var moved []*finding
-	more := make(map[*finding]int) // collected connections that are only counted go where the example goes
-	for _, f := range j.findings {
+	more := make(map[*finding]int) // events that are only counted go where the example goes
+	for f := range j.findings {
 		if key, _ := f.groupKey(hide); key != f.g.key {
 			moved = append(moved, f)
 			if f == f.g.first {

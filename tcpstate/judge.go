@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tcpstate/tcpstate-go/internal/sites"
 )
 
 // judgement is what the loop owns beside the entries: the findings that are
@@ -21,12 +23,17 @@ type judgement struct {
 	sweepStart int64
 	sweepWork  time.Duration
 
-	findings map[*entry]*finding
-	groups   map[groupKey]*group
-	news     []*group // that opened in this pass: told of at its end, with all members
-	lastID   uint64   // of findings and groups
-	cfg      *Config  // as last acted upon
-	hide     []string // Config.HideFrames that the groups were formed by
+	findings  map[*finding]struct{} // that are open
+	groups    map[groupKey]*group
+	news      []*group // that opened in this pass: told of at its end, with all members
+	lastID    uint64   // of findings and groups
+	dialing   dialingChore
+	listening listeningChore
+	closing   closingChore
+	process   processChore
+
+	cfg      *settings // as last acted upon
+	hide     []string  // Config.HideFrames that the groups were formed by
 	fallback []*subscriber
 	late     *time.Timer // ends groups while the loop does not run; nil: none
 
@@ -41,7 +48,7 @@ type judgement struct {
 
 func (j *judgement) init(t *Tracker) {
 	j.sampler = samplers.New().(*sampler)
-	j.findings = make(map[*entry]*finding)
+	j.findings = make(map[*finding]struct{})
 	j.groups = make(map[groupKey]*group)
 	j.cfg = t.cfg.Load()
 	j.hide = j.cfg.HideFrames
@@ -67,52 +74,70 @@ func (t *Tracker) jitter(n int64) int64 {
 	return rand.Int64N(n)
 }
 
-// finding is one fault of one connection.
+// subject is what a finding is about: an entry, or a thing. Its methods are
+// called with judgement.mu held.
+type subject interface {
+	// ownerSite returns the place that a finding of this kind is grouped by:
+	// the line that has to change. It is 0 where none is known.
+	ownerSite(k Kind, hide []string) sites.ID
+	// label is the name as declared, dimension the bounded one and the role.
+	label() string
+	dimension() (name string, role Role)
+	// describe adds what the public form of f shows of the subject to s.
+	describe(t *Tracker, f *finding, s *subscriber, now int64, pub *Finding)
+	// reported remembers that a finding of this kind was made.
+	reported(k Kind)
+}
+
+// finding is one fault of one subject.
 type finding struct {
 	id       uint64
 	kind     Kind
+	severity Severity
 	cause    string
 	since    int64
 	openedAt int64
-	e        *entry
+	about    subject
 	g        *group
 
 	next, prev *finding // members of g that are kept, oldest first
 }
 
-// collectedFor is how long a group of collected connections stays open after
-// its last member: the descriptors are closed soon, the bug is not.
-const collectedFor = int64(10 * time.Minute)
+// eventFor is how long a group of events stays open after its last member: a
+// connection that was dropped is closed soon, the bug is not.
+const eventFor = int64(10 * time.Minute)
 
-// maxCollected bounds the collected connections of one group that Findings
-// shows; the others are counted.
-const maxCollected = 64
+// maxEvents bounds the events of one group that Findings shows; the others are
+// counted.
+const maxEvents = 64
 
-// settle brings the findings in line with the verdict on e.
-func (j *judgement) settle(t *Tracker, e *entry, v verdict, now int64) {
-	f := e.sus.finding
+// settle brings the open finding about s, at most one, in line with the verdict
+// on s.
+func (t *Tracker) settle(s subject, open **finding, v verdict, now int64) {
+	f := *open
 	switch {
 	case v.kind == "" && f == nil:
 	case v.kind == "":
-		e.sus.finding = nil
+		*open = nil
 		t.clear(f, now)
 	case f == nil:
-		e.sus.finding = t.open(e, v, now)
-	case f.kind != v.kind:
+		*open = t.open(s, v, now)
+	case f.kind != v.kind || f.severity != v.weight():
 		t.change(f, v, now)
 	default:
 		f.cause = v.cause
 	}
 }
 
-// open opens a finding.
-func (t *Tracker) open(e *entry, v verdict, now int64) *finding {
+// open opens a finding. Of an event, which has no end of its own, the caller
+// forgets the result.
+func (t *Tracker) open(s subject, v verdict, now int64) *finding {
 	j := &t.judge
 	j.lastID++
-	f := &finding{id: j.lastID, kind: v.kind, cause: v.cause, since: v.since, openedAt: now, e: e}
+	f := &finding{id: j.lastID, kind: v.kind, severity: v.weight(), cause: v.cause, since: v.since, openedAt: now, about: s}
 	t.join(f, f.id, "", now)
-	e.reported(v.kind)
-	t.count.findings[f.kind.Severity()].Add(1)
+	s.reported(v.kind)
+	t.count.findings[f.severity].Add(1)
 	if t.muted(f.g) {
 		t.count.muted.Add(1)
 	}
@@ -121,7 +146,7 @@ func (t *Tracker) open(e *entry, v verdict, now int64) *finding {
 
 // clear ends f.
 func (t *Tracker) clear(f *finding, now int64) {
-	delete(t.judge.findings, f.e)
+	delete(t.judge.findings, f)
 	t.leave(f, "", now)
 }
 
@@ -129,7 +154,7 @@ func (t *Tracker) clear(f *finding, now int64) {
 func (t *Tracker) change(f *finding, v verdict, now int64) {
 	was, g := f.kind, f.g
 	t.leave(f, v.kind, now)
-	f.kind, f.cause = v.kind, v.cause
+	f.kind, f.severity, f.cause = v.kind, v.weight(), v.cause
 	f.since = min(f.since, v.since)
 	id := g.id // one fault, one number, as long as nobody else has it
 	if g.open > 0 {
@@ -137,7 +162,7 @@ func (t *Tracker) change(f *finding, v verdict, now int64) {
 		id = t.judge.lastID
 	}
 	t.join(f, id, was, now)
-	f.e.reported(v.kind)
+	f.about.reported(v.kind)
 }
 
 // reported remembers, for the end of the connection, what was found.
@@ -192,7 +217,7 @@ func (t *Tracker) reconfigured(now int64) {
 	j.cfg = cfg
 	if cfg.Off {
 		for _, g := range j.groups {
-			if g.key.kind == KindLeakCollected {
+			if g.key.kind.info().Event {
 				t.expire(g, now) // the others end with their connections
 			}
 		}
@@ -224,7 +249,7 @@ func (t *Tracker) begin() {
 }
 
 // rest arranges for what is due while the loop does not run: the end of groups
-// of collected connections. A timer is no goroutine that a leak detector would
+// of events. A timer is no goroutine that a leak detector would
 // find. The caller holds judge.mu.
 func (t *Tracker) rest(now int64) {
 	j := &t.judge

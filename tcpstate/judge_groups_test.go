@@ -113,7 +113,7 @@ func TestCollectedConnectionsAreForgottenAfterAWhile(t *testing.T) {
 	}
 	lose(100)
 	require.Equal(t, 100, a.hears(d, "opened")[0].Group.Open)
-	require.Len(t, d.tr.Findings(), maxCollected, "the others are counted")
+	require.Len(t, d.tr.Findings(), maxEvents, "the others are counted")
 	d.wait(5 * time.Minute)
 	lose(1)
 	d.wait(9*time.Minute + 30*time.Second)
@@ -184,7 +184,7 @@ func TestTooManyLinesShareAGroup(t *testing.T) {
 	d.pass(time.Second, func(now int64) {
 		for i := range maxGroups + 10 {
 			last = d.entry("payments", sites.FromFrame("github.com/acme/many.Lines", "many/lines.go", i+1))
-			d.tr.judge.settle(d.tr, last, verdict{kind: kindA, since: 1}, now)
+			d.tr.settle(last, &last.sus.finding, verdict{kind: kindA, since: 1}, now)
 		}
 	})
 	require.Equal(t, uint64(10), d.tr.Stats().Overflow)
@@ -192,8 +192,8 @@ func TestTooManyLinesShareAGroup(t *testing.T) {
 	require.Len(t, counts, maxGroups+1)
 	require.Equal(t, FindingCount{Kind: kindA, Severity: Warning, Name: otherNames, Open: 10}, counts[0])
 	d.pass(time.Second, func(now int64) {
-		for _, f := range d.tr.judge.findings {
-			d.tr.judge.settle(d.tr, f.e, verdict{}, now)
+		for f := range d.tr.judge.findings {
+			d.tr.settle(f.about, &f.about.(*entry).sus.finding, verdict{}, now)
 		}
 	})
 	d.finds(kindA, d.entry("payments", line(88)))

@@ -110,7 +110,7 @@ func (d *docket) finds(k Kind, es ...*entry) {
 			if k != "" {
 				v.since = e.sus.finAt
 			}
-			d.tr.judge.settle(d.tr, e, v, now)
+			d.tr.settle(e, &e.sus.finding, v, now)
 		}
 	})
 }

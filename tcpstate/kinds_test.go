@@ -18,7 +18,7 @@ func TestEveryKindIsDescribed(t *testing.T) {
 		seen[k.Kind] = true
 		family, name, ok := strings.Cut(string(k.Kind), ".")
 		require.True(t, ok && family != "" && name != "", k.Kind)
-		require.Contains(t, []Severity{Inventory, Warning, Error}, k.Severity, k.Kind)
+		require.Contains(t, []Severity{Count, Audit, Inventory, Warning, Error}, k.Severity, k.Kind)
 		require.NotEqual(t, PhaseUnknown, k.Phase, k.Kind)
 		require.NotEmpty(t, k.Causes, k.Kind)
 		for _, text := range append(k.Causes, k.Title, k.Meaning, k.Fix, k.Default) {
@@ -74,6 +74,8 @@ silences what is known.
 | error | the service refuses or loses work now |
 | warning | code that misbehaves or a dead path, on evidence |
 | inventory | worth seeing on a page or a gauge; never logged, never an alert |
+| audit | a configuration, once for each line of code; like inventory |
+| count | a metric only |
 
 `
 
@@ -92,12 +94,7 @@ func findingsDoc() []byte {
 			fmt.Fprintf(&b, "- %s\n", c)
 		}
 		fmt.Fprintf(&b, "\nWhat to do: %s.\n\nReported: %s.\n\n", k.Fix, k.Default)
-		i := slices.IndexFunc(examples, func(ex struct {
-			name string
-			Finding
-		}) bool {
-			return ex.Kind == k.Kind
-		})
+		i := slices.IndexFunc(examples, func(ex exampleRow) bool { return ex.Kind == k.Kind })
 		fmt.Fprintf(&b, "```text\n%s```\n", examples[i].String())
 	}
 	return b.Bytes()

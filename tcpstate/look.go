@@ -175,7 +175,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, re
 		using:     using,
 		pooled:    expect.Pooled,
 		halfClose: expect.HalfClose,
-		closeWait: cfg.Thresholds.closeWait(), deadSocket: cfg.Thresholds.deadSocket(),
+		limits:    &cfg.limits,
 	}
 	if re >= markFirst {
 		f.lastRead = readErr
@@ -187,7 +187,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, re
 	if v.kind != "" && expect.ignores(v.kind) {
 		v = verdict{due: v.due}
 	}
-	t.judge.settle(t, e, v, now)
+	t.settle(e, &sus.finding, v, now)
 	if v.due != 0 {
 		t.suspect(e, now)
 	}

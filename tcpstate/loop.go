@@ -69,7 +69,7 @@ func (t *Tracker) wakeLocked() {
 // runs in a bubble of testing/synctest: there connections are counted, not
 // watched.
 func (t *Tracker) startLocked() {
-	if t.closed || t.live == 0 && len(t.ends) == 0 && len(t.dials) == 0 {
+	if t.closed || t.live == 0 && t.pins == 0 && len(t.ends) == 0 && len(t.dials) == 0 {
 		return
 	}
 	if t.seam.clock == nil && t.seam.fakeTime() {
@@ -219,8 +219,9 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 	if a.remind != 0 && now >= a.remind {
 		t.remind(now)
 	}
+	t.doChores(now)
 	t.flush(now)
-	wait = t.pause(now, a.next(now))
+	wait = t.pause(now, j.next(now))
 	if wait < 0 {
 		j.suspects, j.spare, j.spareEnds = nil, nil, nil
 		t.rest(now)
@@ -237,7 +238,7 @@ func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 	a := &t.judge.agenda
 	pending := len(t.young)+len(t.ends)+len(t.dials) > 0
 	delay := youngDelay
-	if t.live > 0 {
+	if t.live > 0 || t.pins > 0 {
 		a.linger = 0
 	} else {
 		if a.linger == 0 {
@@ -245,7 +246,7 @@ func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 		}
 		delay = lastDelay
 	}
-	if t.closed || t.live == 0 && !pending && now >= a.linger {
+	if t.closed || t.live == 0 && t.pins == 0 && !pending && now >= a.linger {
 		t.running = false
 		t.poller.Store(nil)
 		if c := t.seam.clock; c != nil {
@@ -284,9 +285,10 @@ func (t *Tracker) panicked(r any) {
 }
 
 // next returns the time until something is due for connections that were met.
-func (a *agenda) next(now int64) time.Duration {
+func (j *judgement) next(now int64) time.Duration {
+	a := &j.agenda
 	at := min(a.sweep, now+int64(time.Hour))
-	for _, d := range []int64{a.suspects, a.remind} {
+	for _, d := range []int64{a.suspects, a.remind, j.nextChore()} {
 		if d != 0 {
 			at = min(at, d)
 		}

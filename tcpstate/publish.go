@@ -37,7 +37,7 @@ func (t *Tracker) collect(wanted func(*finding) bool) []Finding {
 		muted[g] = g.open > 0 && t.muted(g)
 	}
 	all := make([]Finding, 0, len(j.findings))
-	for _, f := range j.findings {
+	for f := range j.findings {
 		if !muted[f.g] && wanted(f) {
 			all = append(all, t.publish(f, nil, now))
 		}
@@ -48,21 +48,31 @@ func (t *Tracker) collect(wanted func(*finding) bool) []Finding {
 // publish makes the public form of f for one subscriber, or for nobody, but for
 // the words.
 func (t *Tracker) publish(f *finding, s *subscriber, now int64) Finding {
-	e, g, info := f.e, f.g, f.kind.info()
-	sus := e.sus
-	if sus == nil {
-		sus = new(suspicion)
-	}
+	g, info := f.g, f.kind.info()
 	pub := Finding{
-		ID: f.id, Kind: f.kind, Cause: f.cause, Severity: info.Severity, Phase: info.Phase,
-		State: e.state, Since: t.wall(f.since), DetectedAt: t.wall(f.openedAt), ReportedAt: t.wall(now),
+		ID: f.id, Kind: f.kind, Cause: f.cause, Severity: f.severity, Phase: info.Phase,
+		Since: t.wall(f.since), DetectedAt: t.wall(f.openedAt), ReportedAt: t.wall(now),
 		Title: info.Title, Fix: info.Fix,
 		Group: Group{
 			ID: g.id, Open: g.open, Opened: g.opened, Cleared: g.cleared, Since: t.wall(g.since),
 			PerMinute: g.growth.perMinute(now, g.open),
 		},
 	}
+	f.about.describe(t, f, s, now, &pub)
+	return pub
+}
 
+func (e *entry) label() string { return e.name }
+
+func (e *entry) dimension() (name string, role Role) { return e.series.name, e.role }
+
+// describe implements subject.
+func (e *entry) describe(t *Tracker, f *finding, s *subscriber, now int64, pub *Finding) {
+	sus := e.sus
+	if sus == nil {
+		sus = new(suspicion)
+	}
+	pub.State = e.state
 	e.mu.Lock()
 	sample, sampledAt := sus.sample, sus.sampledAt
 	if !sus.sampled || f.kind == KindLeakCollected {
@@ -76,7 +86,7 @@ func (t *Tracker) publish(f *finding, s *subscriber, now int64) Finding {
 		use, open = e.lastUse, false
 	}
 	pub.Subject = Subject{
-		Conn: &Watch{e: e}, ID: e.id, Role: e.role, Name: e.name, Target: e.target,
+		Type: SubjectConn, Conn: &Watch{e: e}, ID: e.id, Role: e.role, Name: e.name, Target: e.target,
 		Local: addrString(e.local), Remote: addrString(e.remote), Opened: e.born, MPTCP: sample.mptcp,
 	}
 	ev := &pub.Evidence
@@ -107,7 +117,6 @@ func (t *Tracker) publish(f *finding, s *subscriber, now int64) Finding {
 	if sample.ok {
 		ev.sampled(&sample, sus.hist.fin, Duration(max(now-sampledAt, 0)))
 	}
-	return pub
 }
 
 // isHTTP reports whether method is one of HTTP (RFC 9110, section 9, and PATCH).
@@ -158,8 +167,7 @@ func (ev *Evidence) sampled(s *sample, fin bool, stale Duration) {
 	ev.Retransmits = s.totalRetrans
 }
 
-// ownerSite returns the place that a finding of this kind is grouped by: the
-// line that has to change. It is 0 where none is known.
+// ownerSite implements subject.
 func (e *entry) ownerSite(k Kind, hide []string) sites.ID {
 	e.mu.Lock()
 	defer e.mu.Unlock()

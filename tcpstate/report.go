@@ -49,7 +49,7 @@ func (f *Finding) String() string {
 func (f *Finding) WriteTo(w io.Writer) (int64, error) {
 	var b bytes.Buffer
 	if !f.ClearedAt.IsZero() {
-		fmt.Fprintf(&b, "tcpstate INFO  %s (finding %d, %s)\n", f.Headline(), f.Group.ID, counted(int(f.Group.Opened), "conn"))
+		fmt.Fprintf(&b, "tcpstate INFO  %s (finding %d, %s)\n", f.Headline(), f.Group.ID, counted(int(f.Group.Opened), f.Subject.noun()))
 		return b.WriteTo(w)
 	}
 	level := "WARN"
@@ -66,8 +66,11 @@ func (f *Finding) WriteTo(w io.Writer) (int64, error) {
 	wrap(&b, "  ", "  ", f.Consequence)
 	f.writeCode(&b)
 	const indent = "         "
-	wrap(&b, "  ages   ", indent, f.ages())
-	wrap(&b, "  queues ", indent, f.queues())
+	if f.Subject.Type == SubjectConn {
+		wrap(&b, "  ages   ", indent, f.ages())
+		wrap(&b, "  queues ", indent, f.queues())
+	}
+	wrap(&b, "  facts  ", indent, f.facts())
 	wrap(&b, "  fix    ", indent, f.Fix)
 	for _, c := range f.Check {
 		b.WriteString("  check  " + c + "\n")
@@ -158,6 +161,15 @@ func (f *Finding) queues() string {
 	return s
 }
 
+// facts lists what only this kind of finding knows.
+func (f *Finding) facts() string {
+	parts := make([]string, 0, len(f.Evidence.Notes))
+	for _, n := range f.Evidence.Notes {
+		parts = append(parts, n.Name+" "+n.Value)
+	}
+	return strings.Join(parts, " · ")
+}
+
 // trace says which trace the connection belongs to, if an observer knows.
 func (f *Finding) trace() string {
 	if tr := traceOf(f.Tokens.Use); tr != "" {
@@ -171,11 +183,19 @@ func (f *Finding) trace() string {
 
 // ids says which connection and finding this is.
 func (f *Finding) ids() string {
+	if f.Subject.Type != SubjectConn {
+		return strings.TrimPrefix(f.was(), " · ")
+	}
 	arrow := "→"
 	if f.Subject.Role == Server {
 		arrow = "←"
 	}
-	s := fmt.Sprintf("conn %d %s%s%s · finding %d", f.Subject.ID, f.Subject.Local, arrow, f.Subject.Remote, f.Group.ID)
+	return fmt.Sprintf("conn %d %s%s%s", f.Subject.ID, f.Subject.Local, arrow, f.Subject.Remote) + f.was()
+}
+
+// was says which finding this is, and what it was before.
+func (f *Finding) was() string {
+	s := fmt.Sprintf(" · finding %d", f.Group.ID)
 	if f.Was != "" {
 		s += ", was " + string(f.Was)
 	}

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,13 +49,13 @@ func example(k Kind, role Role, change ...func(*Finding)) Finding {
 	serve := Frame{Function: "github.com/acme/shop/api.Serve", File: "api/serve.go", Line: 33, short: "shop/api.Serve"}
 	if role == Client {
 		f.Subject = Subject{
-			ID: 4127, Name: "payments", Target: "payments.internal:443",
+			Type: SubjectConn, ID: 4127, Name: "payments", Target: "payments.internal:443",
 			Local: "10.0.9.4:53122", Remote: "10.0.3.7:443", Opened: noon.Add(-10 * time.Minute),
 		}
 		f.Sites = []Site{{Role: "dial", Frames: []Frame{charge, pay}}}
 	} else {
 		f.Subject = Subject{
-			ID: 12, Role: Server, Name: "api", Target: ":8080",
+			Type: SubjectConn, ID: 12, Role: Server, Name: "api", Target: ":8080",
 			Local: "10.0.9.4:8080", Remote: "192.0.2.77:40112", Opened: noon.Add(-3 * time.Minute),
 		}
 		f.Sites = []Site{{Role: "accept", Frames: []Frame{serve}}}
@@ -112,10 +113,22 @@ type traced string
 
 func (t traced) TraceString() string { return string(t) }
 
-var examples = []struct {
+// examples has at least one finding of each kind.
+var examples = slices.Concat(
+	dialExamples,
+	listenerExamples,
+	transferExamples,
+	closeWaitExamples,
+	closingExamples,
+	tunnelExamples,
+)
+
+type exampleRow struct {
 	name string
 	Finding
-}{
+}
+
+var closeWaitExamples = []exampleRow{
 	{"unread_body", example(KindCloseWaitUnreadBody, Client, use("GET payments.internal:443", true), unreadBytes(16060), many(41, 4), func(f *Finding) {
 		f.Tokens.Use = traced("4bf92f3577b34da6a3ce929d0e0e4736")
 	})},

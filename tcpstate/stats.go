@@ -38,7 +38,7 @@ type Stats struct {
 
 	Dials, DialErrors uint64 // ended dials, and those that failed
 
-	Inventory, Warnings, Errors int    // findings open now
+	Inventory, Warnings, Errors int    // findings open now; events count for ten minutes
 	Found                       uint64 // findings ever opened
 
 	Muted       uint64 // findings silenced by Config.Mute when they opened
@@ -217,7 +217,7 @@ func (t *Tracker) FindingCounts() []FindingCount {
 		if g.open == 0 || t.muted(g) {
 			continue
 		}
-		c := FindingCount{Kind: g.key.kind, Severity: g.key.kind.Severity(), Name: g.key.name, Role: g.key.role, Open: g.open}
+		c := FindingCount{Kind: g.key.kind, Severity: g.key.severity, Name: g.key.name, Role: g.key.role, Open: g.open}
 		if fs := publicFrames(g.site.Owner(t.judge.hide)); len(fs) > 0 {
 			c.Frame = fs[0]
 		}

@@ -172,7 +172,7 @@ func (t *Tracker) remind(now int64) {
 			t.remindSoon(g, now)
 		default:
 			if g.toldAt == 0 {
-				g.interval = int64(t.cfg.Load().Thresholds.reminder())
+				g.interval = int64(t.cfg.Load().limits.Reminder)
 			} else {
 				g.interval = min(2*g.interval, int64(maxReminder))
 			}

@@ -31,7 +31,7 @@ type Tracker struct {
 	once  sync.Once
 	seam  *seam
 	base  time.Time // time 0 of the loop's clock
-	cfg   atomic.Pointer[Config]
+	cfg   atomic.Pointer[settings]
 	cfgMu sync.Mutex // serialises Set
 
 	// epoch is a coarse clock in microseconds since base. It never stands
@@ -52,6 +52,7 @@ type Tracker struct {
 	free    []uint32
 	byFD    fdTable
 	live    int
+	pins    int      // what else keeps the loop running
 	young   []*entry // not yet known to the loop
 	ends    []*entry // closed, not yet known to the loop
 	dials   []dialed // ended dials, not yet known to the loop
@@ -102,7 +103,7 @@ func (t *Tracker) init() {
 			cfg = Config{Off: cfg.Off}
 			t.logger().Error("tcpstate: configuration refused, using the default", "error", err)
 		}
-		t.cfg.Store(&cfg)
+		t.cfg.Store(newSettings(cfg))
 		t.judge.init(t)
 	})
 }
@@ -133,7 +134,7 @@ func (t *Tracker) Set(f func(*Config)) error {
 	}
 	// A connection that is registered now either sees Off or is seen by
 	// forgetAll: both look with mu held.
-	t.cfg.Store(&next)
+	t.cfg.Store(newSettings(next))
 	if next.Off {
 		t.forgetAll()
 	}

@@ -1,0 +1,3 @@
+package tcpstate
+
+var closingExamples []exampleRow

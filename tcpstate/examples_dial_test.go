@@ -1,0 +1,3 @@
+package tcpstate
+
+var dialExamples []exampleRow

@@ -1,0 +1,3 @@
+package tcpstate
+
+var transferExamples []exampleRow

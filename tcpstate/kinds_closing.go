@@ -1,0 +1,5 @@
+package tcpstate
+
+var closingKinds []kindRow
+
+var resetKinds []kindRow

@@ -1,0 +1,5 @@
+package tcpstate
+
+var dialKinds []kindRow
+
+var handshakeKinds []kindRow

@@ -1,0 +1,5 @@
+package tcpstate
+
+var listenerKinds []kindRow
+
+var acceptKinds []kindRow

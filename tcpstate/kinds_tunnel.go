@@ -1,0 +1,5 @@
+package tcpstate
+
+var tunnelKinds []kindRow
+
+var processKinds []kindRow
