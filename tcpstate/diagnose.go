@@ -8,6 +8,7 @@ import "time"
 // nanoseconds of the loop's clock.
 type facts struct {
 	now   int64
+	born  int64
 	role  Role
 	blind bool // not wrapped: the application's reads are not seen
 	hist  history
@@ -23,6 +24,7 @@ type facts struct {
 	readErr   readResult // the gravest end of a Read so far
 	using     bool       // a use is in progress
 	open      Kind       // of the finding that is open already; empty: none
+	expect    *Expect
 	pooled    bool
 	halfClose bool
 
@@ -59,7 +61,7 @@ func diagnose(f *facts) verdict {
 	case f.hist.fin:
 		return f.passiveClose()
 	}
-	return verdict{}
+	return f.bothOpen()
 }
 
 // passiveClose judges a connection whose peer has sent its FIN.

@@ -41,13 +41,7 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	}
 	next := hist.observe(l)
 	if !next.fin && !next.dead {
-		e.setState(s.sample.state)
-		switch {
-		case sus != nil:
-			sus.hist = next
-		case next != (history{}):
-			e.sus = &suspicion{hist: next}
-		}
+		t.lookOpen(e, now, next, &seen)
 		return
 	}
 
@@ -74,7 +68,7 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	sus.used(seen.uses, seen.using, now)
 	sus.sample, sus.sampledAt = s.sample, now
 	e.setState(s.sample.state)
-	t.judgeEntry(e, now, &seen.expect, seen.using, seen.readErr)
+	t.judgeEntry(e, now, &seen)
 }
 
 // observation is what a look found in the entry, beside the sample.
@@ -157,12 +151,12 @@ func (sus *suspicion) used(uses uint32, using bool, now int64) {
 }
 
 // judgeEntry asks for the verdict and acts on it.
-func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, readErr readResult) {
-	sus := e.sus
+func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
+	sus, expect, readErr := e.sus, &seen.expect, seen.readErr
 	cfg := t.cfg.Load()
 	re := e.readEpoch.Load()
 	f := facts{
-		now: now, role: e.role, blind: e.flags.Load()&flagWrapped == 0,
+		now: now, born: int64(e.born.Sub(t.base)), role: e.role, blind: e.flags.Load()&flagWrapped == 0,
 		hist:  sus.hist,
 		finAt: sus.finAt, deadAt: sus.deadAt, progressAt: sus.progressAt,
 		sample: sus.sample,
@@ -172,7 +166,8 @@ func (t *Tracker) judgeEntry(e *entry, now int64, expect *Expect, using bool, re
 		everWrote: sus.sample.bytesSent > 0,
 		copying:   e.copying.Load() > 0,
 		readErr:   readErr,
-		using:     using,
+		using:     seen.using,
+		expect:    expect,
 		pooled:    expect.Pooled,
 		halfClose: expect.HalfClose,
 		limits:    &cfg.limits,

@@ -165,6 +165,8 @@ func (ev *Evidence) sampled(s *sample, fin bool, stale Duration) {
 	ev.ACK = Duration(s.ackRecv) + stale
 	ev.RecvQueue, ev.SendQueue = int(s.recvQueue), int(s.sendQueue)
 	ev.Retransmits = s.totalRetrans
+	ev.Unacked, ev.NotSent, ev.Timeouts, ev.Probes = s.unacked, s.notSent, s.backoff, s.probes
+	ev.SendWindow, ev.NoWindow = s.sendWindow, s.noWindow()
 }
 
 // ownerSite implements subject.

@@ -23,6 +23,11 @@ type sample struct {
 	recvQueue, sendQueue         int32 // SIOCINQ (without FIN), SIOCOUTQ
 	gaveUp                       bool  // in CLOSE, as far as can be told: after a single try
 	unacked, totalRetrans        uint32
+	notSent                      uint32        // bytes not sent yet
+	sendWindow, sendMSS, pathMTU uint32        // the peer's window, segment sizes; bytes
+	rto                          time.Duration // the present one, with backoff
+	rtoTime                      time.Duration // spent in retransmission timeouts that have not ended
+	windowKnown                  bool          // sendWindow and notSent are
 	rtt                          time.Duration
 	dataSent, dataRecv, ackRecv  time.Duration // ages
 	bytesAcked, bytesReceived    uint64
@@ -68,6 +73,9 @@ func (s *sample) complete() bool {
 	return s.ok && s.bytesSent > 0 && s.bytesReceived > 1 &&
 		s.recvQueue == 0 && s.sendQueue == 0 && s.dataRecv <= s.dataSent
 }
+
+// noWindow reports whether the peer's window is too small for a segment.
+func (s *sample) noWindow() bool { return s.windowKnown && s.sendWindow < s.sendMSS }
 
 // sampler reads a socket inside RawConn.Control. It is reused, because a new
 // function value per call would be an allocation.
@@ -208,7 +216,11 @@ func (s *sample) parse(b []byte) {
 	s.retransmits, s.probes, s.backoff = b[2], b[3], b[4]
 	s.unacked = u32(24)
 	s.dataSent, s.dataRecv, s.ackRecv = ms(44), ms(52), ms(56)
+	s.rto = time.Duration(u32(8)) * time.Microsecond
+	s.sendMSS, s.pathMTU = u32(16), u32(60)
 	s.rtt = time.Duration(u32(68)) * time.Microsecond
+	s.notSent, s.sendWindow, s.windowKnown = u32(144), u32(228), len(b) >= 232
+	s.rtoTime = time.Duration(u32(rtoTimeEnd-4)) * time.Millisecond
 	s.totalRetrans = u32(100)
 	s.bytesAcked, s.bytesReceived, s.bytesSent = u64(120), u64(128), u64(200)
 	if len(b) < 208 {

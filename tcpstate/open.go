@@ -1,0 +1,67 @@
+package tcpstate
+
+// This file judges connections that both ends keep open. Most of them are
+// healthy, so one sample decides first whether there is anything to ask.
+
+// openLook is what a look at an open connection found.
+type openLook struct {
+	e      *entry
+	now    int64
+	sample *sample
+	seen   *observation
+	limits *Thresholds
+}
+
+// lookOpen judges e, which is open in the direction from the peer.
+func (t *Tracker) lookOpen(e *entry, now int64, hist history, seen *observation) {
+	s, sus := t.judge.sampler, e.sus
+	e.setState(s.sample.state)
+	o := openLook{e: e, now: now, sample: &s.sample, seen: seen, limits: &t.cfg.Load().limits}
+	asked := s.sample.ok && o.questionable()
+	if sus == nil {
+		if !asked && hist == (history{}) {
+			return
+		}
+		sus = new(suspicion)
+		e.sus = sus
+	}
+	sus.hist = hist
+	if !asked && sus.finding == nil {
+		if hist == (history{}) && !sus.queued && len(sus.kinds) == 0 {
+			e.sus = nil // it was nothing
+		}
+		return
+	}
+	if !s.full {
+		s.again(e)
+	}
+	sus.progress(e, &s.sample, now)
+	sus.used(seen.uses, seen.using, now)
+	sus.sample, sus.sampledAt = s.sample, now
+	t.judgeEntry(e, now, seen)
+}
+
+// questionable reports whether a sample of an open connection gives reason to
+// judge it. It is asked of every connection at every sweep, so it is quick, and
+// rather says yes once too often.
+func (o *openLook) questionable() bool {
+	return o.inTransfer() || o.halfClosed() || o.accepted() || o.setUp()
+}
+
+// bothOpen judges a connection whose peer has neither closed nor gone: the
+// strongest verdict counts.
+func (f *facts) bothOpen() verdict {
+	var due int64
+	for _, judge := range [...]func(*facts) verdict{
+		(*facts).halfClosedVerdict, (*facts).transferVerdict, (*facts).acceptedVerdict, (*facts).setupVerdict,
+	} {
+		v := judge(f)
+		if v.kind != "" {
+			return v
+		}
+		if v.due != 0 && (due == 0 || v.due < due) {
+			due = v.due
+		}
+	}
+	return verdict{due: due}
+}
