@@ -15,6 +15,11 @@ type facts struct {
 
 	finAt, deadAt int64
 	progressAt    int64 // last progress, of the application or of the peer's acknowledgements
+	askedAt       int64 // first look that had a question; of the three after it, 0: never
+	ackedAt       int64 // the peer acknowledged bytes
+	takenAt       int64 // the application took bytes, or tried to
+	aliveAt       int64 // the application said that the peer is there
+	wait          answerWait
 	sample        sample
 
 	everRead  bool
@@ -25,6 +30,7 @@ type facts struct {
 	using     bool       // a use is in progress
 	open      Kind       // of the finding that is open already; empty: none
 	expect    *Expect
+	near      bool // the peer is on this host
 	pooled    bool
 	halfClose bool
 

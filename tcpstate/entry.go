@@ -113,6 +113,9 @@ type suspicion struct {
 	finAt      int64 // when the peer's FIN was noticed
 	deadAt     int64
 	progressAt int64 // last progress seen since the FIN
+	ackedAt    int64 // when the peer was last seen to have acknowledged bytes, since the first look
+	takenAt    int64 // when the application was last seen to have taken bytes, or to try
+	askedAt    int64 // first look that had a question
 	readEpoch  uint64
 	moved      uint64
 	uses       uint32 // as at the last look

@@ -141,6 +141,9 @@ type Evidence struct {
 	SendWindow uint32 `json:"send_window,omitempty"` // the peer's, in bytes
 	NoWindow   bool   `json:"no_window,omitempty"`   // it is smaller than a segment
 
+	// GivesUpAt is when the kernel ends the connection by itself; zero: not known.
+	GivesUpAt time.Time `json:"gives_up_at,omitzero"`
+
 	// Notes are facts of this kind of finding, in the order to show them.
 	Notes []Note `json:"notes,omitempty"`
 }

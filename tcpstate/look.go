@@ -74,6 +74,7 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 // observation is what a look found in the entry, beside the sample.
 type observation struct {
 	readErr readResult
+	wait    answerWait
 	watched bool // an error that nobody has taken would be seen
 	using   bool
 	uses    uint32
@@ -100,9 +101,10 @@ func (e *entry) sampled(s *sampler) (o observation, err error) {
 	if err = s.take(e, false); err != nil {
 		return o, err
 	}
+	x := e.expectationLocked()
 	return observation{
 		readErr: e.readErr, watched: e.armed || s.poll, using: e.uses != nil, uses: e.useCount,
-		expect: e.expectationLocked(),
+		expect: x, wait: e.waitLocked(&x),
 	}, nil
 }
 
@@ -132,9 +134,14 @@ func (sus *suspicion) progress(e *entry, s *sample, now int64) {
 	}
 	acked, consumed := s.bytesAcked, s.consumed()
 	if !sus.sampled {
-		sus.sampled = true
-	} else if acked > sus.sentOut && !sus.hist.dead || consumed > sus.consumed || re != sus.readEpoch || moved != sus.moved {
-		sus.progressAt = now
+		sus.sampled, sus.askedAt = true, now
+	} else {
+		if acked > sus.sentOut && !sus.hist.dead {
+			sus.progressAt, sus.ackedAt = now, now
+		}
+		if consumed > sus.consumed || re != sus.readEpoch || moved != sus.moved {
+			sus.progressAt, sus.takenAt = now, now
+		}
 	}
 	sus.sentOut, sus.consumed, sus.readEpoch, sus.moved = acked, consumed, re, moved
 }
@@ -143,7 +150,7 @@ func (sus *suspicion) progress(e *entry, s *sample, now int64) {
 func (sus *suspicion) used(uses uint32, using bool, now int64) {
 	if uses != sus.uses || using != sus.using {
 		if sus.counted {
-			sus.progressAt = now
+			sus.progressAt, sus.takenAt = now, now
 		}
 		sus.uses, sus.using = uses, using
 	}
@@ -159,6 +166,8 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		now: now, born: int64(e.born.Sub(t.base)), role: e.role, blind: e.flags.Load()&flagWrapped == 0,
 		hist:  sus.hist,
 		finAt: sus.finAt, deadAt: sus.deadAt, progressAt: sus.progressAt,
+		askedAt: sus.askedAt, ackedAt: sus.ackedAt, takenAt: sus.takenAt, aliveAt: e.movedAt(),
+		wait:   seen.wait,
 		sample: sus.sample,
 		// A RawConn reads unseen, as os does for io.CopyN to a file. Of the bytes
 		// received one may be the FIN.
@@ -168,6 +177,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		readErr:   readErr,
 		using:     seen.using,
 		expect:    expect,
+		near:      e.t.seam.near(e.remote.IP),
 		pooled:    expect.Pooled,
 		halfClose: expect.HalfClose,
 		limits:    &cfg.limits,
@@ -183,7 +193,8 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		v = verdict{due: v.due}
 	}
 	t.settle(e, &sus.finding, v, now)
-	if v.due != 0 {
+	// What is due only after the next sweep is left to that one.
+	if v.due != 0 && (sus.hist.fin || sus.hist.dead || v.due-now <= int64(cfg.sweep())) {
 		t.suspect(e, now)
 	}
 }

@@ -1,5 +1,7 @@
 package tcpstate
 
+import "time"
+
 // This file judges connections that both ends keep open. Most of them are
 // healthy, so one sample decides first whether there is anything to ask.
 
@@ -10,14 +12,25 @@ type openLook struct {
 	sample *sample
 	seen   *observation
 	limits *Thresholds
+	sweep  int64
+	queues bool // sample has them
 }
 
 // lookOpen judges e, which is open in the direction from the peer.
 func (t *Tracker) lookOpen(e *entry, now int64, hist history, seen *observation) {
 	s, sus := t.judge.sampler, e.sus
 	e.setState(s.sample.state)
-	o := openLook{e: e, now: now, sample: &s.sample, seen: seen, limits: &t.cfg.Load().limits}
+	cfg := t.cfg.Load()
+	o := openLook{
+		e: e, now: now, sample: &s.sample, seen: seen,
+		limits: &cfg.limits, sweep: int64(min(cfg.sweep(), time.Hour)), queues: s.full,
+	}
 	asked := s.sample.ok && o.questionable()
+	if asked && !s.full {
+		s.again(e)
+		o.queues = true
+		asked = s.sample.ok && o.questionable()
+	}
 	if sus == nil {
 		if !asked && hist == (history{}) {
 			return
@@ -32,9 +45,6 @@ func (t *Tracker) lookOpen(e *entry, now int64, hist history, seen *observation)
 		}
 		return
 	}
-	if !s.full {
-		s.again(e)
-	}
 	sus.progress(e, &s.sample, now)
 	sus.used(seen.uses, seen.using, now)
 	sus.sample, sus.sampledAt = s.sample, now
@@ -42,8 +52,8 @@ func (t *Tracker) lookOpen(e *entry, now int64, hist history, seen *observation)
 }
 
 // questionable reports whether a sample of an open connection gives reason to
-// judge it. It is asked of every connection at every sweep, so it is quick, and
-// rather says yes once too often.
+// judge it. It is asked of every connection at every sweep, so it is quick. When
+// it says yes, it is asked once more with the queues.
 func (o *openLook) questionable() bool {
 	return o.inTransfer() || o.halfClosed() || o.accepted() || o.setUp()
 }

@@ -59,10 +59,14 @@ type Origin struct {
 // Expect declares what is normal for a connection, so that it is not reported.
 // The zero value declares nothing.
 type Expect struct {
-	// Silence is how long the peer may be silent while an answer is awaited.
+	// Silence is how long the peer may be silent while an answer is awaited:
+	// peer.no_response is reported after that, and no deadline counts. Zero
+	// leaves it to the deadline of the use's context, if it has one.
 	Silence time.Duration
 
 	// Heartbeat is the longest time between two messages of the peer.
+	// peer.silent is reported when one and a half times as long has passed
+	// without a byte from it. Zero: the peer may be silent for ever.
 	Heartbeat time.Duration
 
 	// Pooled: the connection may lie idle in a pool that does not read it.

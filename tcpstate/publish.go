@@ -117,6 +117,7 @@ func (e *entry) describe(t *Tracker, f *finding, s *subscriber, now int64, pub *
 	if sample.ok {
 		ev.sampled(&sample, sus.hist.fin, Duration(max(now-sampledAt, 0)))
 	}
+	e.describePath(t, f, pub, now)
 }
 
 // isHTTP reports whether method is one of HTTP (RFC 9110, section 9, and PATCH).
@@ -165,7 +166,7 @@ func (ev *Evidence) sampled(s *sample, fin bool, stale Duration) {
 	ev.ACK = Duration(s.ackRecv) + stale
 	ev.RecvQueue, ev.SendQueue = int(s.recvQueue), int(s.sendQueue)
 	ev.Retransmits = s.totalRetrans
-	ev.Unacked, ev.NotSent, ev.Timeouts, ev.Probes = s.unacked, s.notSent, s.backoff, s.probes
+	ev.Unacked, ev.NotSent, ev.Timeouts, ev.Probes = s.unacked, s.notSent, s.retransmits, s.probes
 	ev.SendWindow, ev.NoWindow = s.sendWindow, s.noWindow()
 }
 

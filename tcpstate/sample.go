@@ -20,14 +20,15 @@ type sample struct {
 	countsFIN                    bool // recvQueue, until it is corrected
 	state                        State
 	retransmits, backoff, probes uint8
-	recvQueue, sendQueue         int32 // SIOCINQ (without FIN), SIOCOUTQ
-	gaveUp                       bool  // in CLOSE, as far as can be told: after a single try
-	unacked, totalRetrans        uint32
+	recvQueue, sendQueue         int32  // SIOCINQ (without FIN), SIOCOUTQ
+	gaveUp                       bool   // in CLOSE, as far as can be told: after a single try
+	unacked, sacked, delivered   uint32 // segments
+	totalRetrans                 uint32
 	notSent                      uint32        // bytes not sent yet
-	sendWindow, sendMSS, pathMTU uint32        // the peer's window, segment sizes; bytes
+	sendWindow, sendMSS          uint32        // the peer's window, the largest segment; bytes
+	windowKnown                  bool          // sendWindow is
 	rto                          time.Duration // the present one, with backoff
-	rtoTime                      time.Duration // spent in retransmission timeouts that have not ended
-	windowKnown                  bool          // sendWindow and notSent are
+	busy                         time.Duration // spent with anything unacknowledged, ever
 	rtt                          time.Duration
 	dataSent, dataRecv, ackRecv  time.Duration // ages
 	bytesAcked, bytesReceived    uint64
@@ -76,6 +77,10 @@ func (s *sample) complete() bool {
 
 // noWindow reports whether the peer's window is too small for a segment.
 func (s *sample) noWindow() bool { return s.windowKnown && s.sendWindow < s.sendMSS }
+
+// heard is how long ago anything came from the peer. An acknowledgement that
+// came with data does not always count as one.
+func (s *sample) heard() time.Duration { return min(s.ackRecv, s.dataRecv) }
 
 // sampler reads a socket inside RawConn.Control. It is reused, because a new
 // function value per call would be an allocation.
@@ -217,10 +222,10 @@ func (s *sample) parse(b []byte) {
 	s.unacked = u32(24)
 	s.dataSent, s.dataRecv, s.ackRecv = ms(44), ms(52), ms(56)
 	s.rto = time.Duration(u32(8)) * time.Microsecond
-	s.sendMSS, s.pathMTU = u32(16), u32(60)
+	s.sendMSS, s.sacked, s.delivered = u32(16), u32(28), u32(192)
 	s.rtt = time.Duration(u32(68)) * time.Microsecond
 	s.notSent, s.sendWindow, s.windowKnown = u32(144), u32(228), len(b) >= 232
-	s.rtoTime = time.Duration(u32(rtoTimeEnd-4)) * time.Millisecond
+	s.busy = time.Duration(u64(168)) * time.Microsecond
 	s.totalRetrans = u32(100)
 	s.bytesAcked, s.bytesReceived, s.bytesSent = u64(120), u64(128), u64(200)
 	if len(b) < 208 {

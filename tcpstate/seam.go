@@ -2,6 +2,7 @@ package tcpstate
 
 import (
 	"cmp"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ type seam struct {
 	info       func(fd uintptr, buf []byte) (int, error)
 	maxWatches func() (int, error)
 	fakeTime   func() bool                    // time is not the machine's
+	near       func(net.IP) bool              // the address is one of this host
 	looked     func(id uint64, f epoll.Flags) // called after each look; nil outside tests
 }
 
@@ -31,9 +33,11 @@ func newSeam(clock *testclock.Clock) *seam {
 		newPoller:  newPoller,
 		maxWatches: maxUserWatches,
 		fakeTime:   fakeTime,
+		near:       net.IP.IsLoopback,
 	}
 	if clock != nil {
 		s.now = clock.Now
+		s.near = func(net.IP) bool { return false } // what tests have is loopback
 	}
 	return s
 }

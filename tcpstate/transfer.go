@@ -1,6 +1,249 @@
 package tcpstate
 
-// inTransfer asks about connections whose bytes do not move.
-func (o *openLook) inTransfer() bool { return false }
+import (
+	"time"
+)
 
-func (f *facts) transferVerdict() verdict { return verdict{} }
+// This file judges connections that are open and do not move: why did the
+// request time out although the state is ESTABLISHED?
+
+// inTransfer asks about connections whose bytes do not move, or might not.
+func (o *openLook) inTransfer() bool {
+	s := o.sample
+	switch {
+	case s.retransmits > 0 || s.probes > 0:
+		return true // asked in vain
+	case s.notSent > 0 && s.noWindow():
+		return true
+	case o.seen.expect.Heartbeat > 0, o.seen.wait.dueBy(o.now + 2*o.sweep):
+		return true
+	case s.heard() > o.limits.Idle:
+		return true
+	}
+	return o.unread()
+}
+
+// unread asks whether bytes wait that the application does not read. Without
+// the queues it says yes when data came after the application last began to
+// read.
+func (o *openLook) unread() bool {
+	e, s := o.e, o.sample
+	if e.copying.Load() > 0 || s.bytesReceived == 0 {
+		return false
+	}
+	if o.queues {
+		return s.recvQueue > 0
+	}
+	re := e.readEpoch.Load()
+	if re == 0 || re >= markFirst || e.flags.Load()&flagWrapped == 0 {
+		return true
+	}
+	return e.t.epochTime(re) < o.now-int64(s.dataRecv)
+}
+
+// transferVerdict judges a connection that is open in both directions.
+func (f *facts) transferVerdict() verdict {
+	var due int64
+	for _, judge := range [...]func(*facts) verdict{
+		(*facts).unresponsive, (*facts).peerNotReading, (*facts).deadProbes, (*facts).noResponse,
+		(*facts).peerSilent, (*facts).notReading, (*facts).unverifiable,
+	} {
+		v := judge(f)
+		if v.kind != "" {
+			return v
+		}
+		if v.due != 0 && (due == 0 || v.due < due) {
+			due = v.due
+		}
+	}
+	return verdict{due: due}
+}
+
+// vain is how many retransmissions or window probes in a row make a peer that
+// stopped answering: fewer are lost now and then on every path.
+const vain = 3
+
+// unresponsive judges a connection that sends and hears no acknowledgement.
+func (f *facts) unresponsive() verdict {
+	s := &f.sample
+	switch {
+	case f.limits.Unresponsive == off:
+		return verdict{}
+	case s.unacked == 0 && s.notSent > 0 && s.probes > 0:
+		// The window was closed, or the kernel cannot send at all. A peer that
+		// lives answers each probe.
+		v := verdict{kind: KindPeerUnresponsive, cause: "window_closed", since: f.now - int64(s.heard())}
+		if s.probes < vain {
+			return f.lookAgain()
+		}
+		return f.after(v.since+int64(f.limits.Unresponsive), v)
+	case s.unacked == 0 || s.retransmits == 0:
+		return verdict{}
+	}
+	silent := f.unackedFor()
+	v := verdict{kind: KindPeerUnresponsive, since: f.now - int64(silent)}
+	heardMeanwhile := s.sacked > 0 || s.heard()+s.firstRTO() < silent
+	switch {
+	case heardMeanwhile && s.largeLost():
+		v.cause = "large_segments"
+	case heardMeanwhile:
+		v.cause = "one_way"
+	case s.heard()-s.busy > f.limits.Idle/10:
+		v.cause = "after_idle"
+	}
+	if s.retransmits < vain {
+		return f.lookAgain()
+	}
+	return f.after(v.since+int64(f.limits.Unresponsive), v)
+}
+
+// unackedFor is how long the oldest segment has been waiting for its
+// acknowledgement, rather too short than too long. The ages of TCP_INFO do not
+// tell: the last acknowledgement may be of long before the segment was sent,
+// and each retransmission counts as data sent.
+func (f *facts) unackedFor() time.Duration {
+	s := &f.sample
+	seen := time.Duration(f.now - f.askedAt)
+	if s.backoff == s.retransmits && s.backoff < 16 {
+		// The timeouts have doubled each time.
+		seen = max(seen, s.firstRTO()*(1<<s.backoff-1)+s.dataSent)
+	}
+	if f.ackedAt != 0 {
+		seen = min(seen, time.Duration(f.now-f.ackedAt))
+	}
+	return min(seen, s.busy)
+}
+
+// firstRTO is the retransmission timeout without backoff.
+func (s *sample) firstRTO() time.Duration { return s.rto >> min(s.backoff, 16) }
+
+// largeLost reports whether full segments are what is lost: those that wait are
+// full ones, and none was ever acknowledged while smaller ones were.
+func (s *sample) largeLost() bool {
+	waiting := uint64(max(s.sendQueue, 0))
+	if s.sendMSS == 0 || waiting < uint64(s.sendMSS) {
+		return false
+	}
+	// bytes_acked and delivered count the SYN.
+	bytes, segments := s.bytesAcked-min(s.bytesAcked, 1), uint64(s.delivered-min(s.delivered, 1))
+	return segments == 0 || bytes/segments < uint64(s.sendMSS)*9/10
+}
+
+// peerNotReading judges a connection whose peer has closed its window and
+// answers the probes: its host lives, its program does not read.
+func (f *facts) peerNotReading() verdict {
+	s := &f.sample
+	if f.limits.NotReading == off || s.notSent == 0 || !s.noWindow() || s.probes > 1 {
+		return verdict{}
+	}
+	since := max(f.ackedAt, f.askedAt)
+	return f.after(since+int64(f.limits.NotReading), verdict{kind: KindPeerNotReading, since: since})
+}
+
+// deadProbes judges an idle connection whose keepalive probes get no answer.
+// One may be lost.
+func (f *facts) deadProbes() verdict {
+	s := &f.sample
+	switch {
+	case s.unacked > 0 || s.notSent > 0 || s.probes == 0:
+		return verdict{}
+	case s.probes == 1:
+		return f.lookAgain()
+	}
+	return verdict{kind: KindPeerDeadProbes, since: f.now - int64(s.heard())}
+}
+
+// answerWait is what is known of the answer that the only use in progress waits
+// for. Times are of the loop's clock.
+type answerWait struct {
+	begun, until int64         // of the use; 0: none, or none known to end
+	silence      time.Duration // that is declared; 0: nothing is
+	reading      bool          // the application waits for more of an answer that has begun
+}
+
+// dueBy reports whether it may be time by then to ask where the answer is.
+func (w *answerWait) dueBy(at int64) bool {
+	return w.silence > 0 || w.until != 0 && w.patienceEnds() <= at
+}
+
+// patienceEnds is when so much of the deadline has passed that its end is near.
+func (w *answerWait) patienceEnds() int64 {
+	return w.begun + (w.until-w.begun)/patienceDen*patienceNum
+}
+
+// The part of a deadline that may pass in silence.
+const patienceNum, patienceDen = 4, 5
+
+// noResponse judges a client's connection whose request was sent and
+// acknowledged and gets no answer, or no more of it.
+func (f *facts) noResponse() verdict {
+	s, w := &f.sample, &f.wait
+	if f.role != Client || s.unacked > 0 || s.sendQueue > 0 || s.recvQueue > 0 || s.bytesSent == 0 {
+		return verdict{}
+	}
+	sent, heard := f.now-int64(s.dataSent), f.now-int64(s.dataRecv)
+	v := verdict{kind: KindPeerNoResponse, cause: "headers", since: max(sent, w.begun)}
+	switch begun := s.dataRecv < s.dataSent; { // since the request went out
+	case w.begun == 0 && begun:
+		return verdict{} // the exchange is over, for all that is known
+	case begun && !w.reading:
+		return verdict{} // the application may have all of it
+	case begun:
+		v.cause, v.since = "body", max(heard, w.begun)
+	}
+	switch {
+	case w.silence > 0:
+		return f.after(v.since+int64(w.silence), v)
+	case w.until == 0:
+		return verdict{}
+	}
+	// An answer that has come in part restarts the clock: then half of the time
+	// must have passed in silence.
+	return f.after(max(w.patienceEnds(), v.since+(w.until-w.begun)/2), v)
+}
+
+// peerSilent judges a connection whose peer promised to be heard. Bytes that we
+// send count for nothing: a write succeeds for as long as there is room in the
+// buffer.
+func (f *facts) peerSilent() verdict {
+	beat := f.expect.Heartbeat
+	if beat <= 0 {
+		return verdict{}
+	}
+	last := max(f.now-int64(f.sample.dataRecv), f.aliveAt, f.born)
+	return f.after(last+int64(beat)*3/2, verdict{kind: KindPeerSilent, since: last})
+}
+
+// leftOver is how much a handshake may leave unread: the session tickets of
+// TLS, which come when the client has no more reason to read.
+const leftOver = 4 << 10
+
+// notReading judges a connection whose application takes nothing of what
+// arrived.
+func (f *facts) notReading() verdict {
+	s := &f.sample
+	switch {
+	case f.limits.NotReading == off || s.recvQueue == 0 || f.copying:
+		return verdict{}
+	case f.role == Server && !f.blind && !f.everRead && !f.everWrote:
+		return verdict{} // accepted and never touched: see accepted.go
+	case s.recvQueue < leftOver && f.now-int64(s.dataRecv)-f.born < int64(handshakeTime):
+		return verdict{}
+	}
+	since := max(f.takenAt, f.askedAt)
+	return f.after(since+int64(f.limits.NotReading), verdict{kind: KindLocalNotReading, since: since})
+}
+
+// handshakeTime is how long after its birth bytes that nobody reads may be the
+// rest of a handshake.
+const handshakeTime = 5 * time.Second
+
+// unverifiable counts a connection that has been idle for long, and of which
+// nobody can know whether its peer is still there: keepalive would have heard.
+func (f *facts) unverifiable() verdict {
+	heard := f.sample.heard()
+	if heard <= f.limits.Idle || f.near || f.sample.unacked > 0 || f.sample.notSent > 0 {
+		return verdict{}
+	}
+	return verdict{kind: KindIdleUnverifiable, since: f.now - int64(heard)}
+}

@@ -3,6 +3,7 @@ package tcpstate
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/sites"
@@ -19,6 +20,9 @@ import (
 type Usage struct {
 	site  sites.ID
 	begun time.Time
+	until int64 // when its context ends, by the loop's clock; 0: not known to end
+
+	waits atomic.Int32 // calls that wait for more of an answer
 
 	mu    sync.Mutex // guards following fields; taken before the mu of an entry
 	e     *entry     // nil: not attached
@@ -40,7 +44,26 @@ func (t *Tracker) NewUsage(ctx context.Context, u Use) *Usage {
 	if t.cfg.Load().Off {
 		return nil
 	}
-	return &Usage{use: u, site: sites.Capture(1), begun: t.seam.now(), tokens: t.takeTokens(ctx)}
+	us := &Usage{use: u, site: sites.Capture(1), begun: t.seam.now(), tokens: t.takeTokens(ctx)}
+	if end, ok := ctx.Deadline(); ok {
+		us.until = max(int64(end.Sub(t.base)), 1)
+	}
+	return us
+}
+
+// Waits says that the use waits for more of an answer that has begun, until
+// Waited is called: what is silent then is the peer, not the application.
+func (u *Usage) Waits() {
+	if u != nil {
+		u.waits.Add(1)
+	}
+}
+
+// Waited takes one call of Waits back.
+func (u *Usage) Waited() {
+	if u != nil {
+		u.waits.Add(-1)
+	}
 }
 
 // Attach says that w's connection serves the use. A use that moves to another
@@ -86,10 +109,24 @@ func (u *Usage) Progress() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if e := u.e; e != nil {
-		if ep := e.t.epoch.Load(); e.moved.Load() != ep {
-			e.moved.Store(ep)
-		}
+		e.progressed()
 	}
+}
+
+// progressed notes that the application, or the peer, was seen to move on.
+func (e *entry) progressed() {
+	if ep := e.t.epoch.Load(); e.moved.Load() != ep {
+		e.moved.Store(ep)
+	}
+}
+
+// movedAt returns when progressed was last called, 0: never.
+func (e *entry) movedAt() int64 {
+	ep := e.moved.Load()
+	if ep == 0 {
+		return 0
+	}
+	return e.t.epochTime(ep)
 }
 
 // Handle says that handler, a func, serves a request that came over the
@@ -191,6 +228,17 @@ func (u *Usage) sharpenLocked(use Use, handler sites.ID, tokens *token) {
 	if tokens != nil {
 		u.tokens = tokens
 	}
+}
+
+// waitLocked returns what is known of the answer that the only use in progress
+// waits for; of several uses nobody knows whose turn it is. The caller holds mu.
+func (e *entry) waitLocked(x *Expect) answerWait {
+	w := answerWait{silence: x.Silence}
+	if u := e.uses; u != nil && u.next == nil && !u.hijacked {
+		w.begun, w.until = max(int64(u.begun.Sub(e.t.base)), 1), u.until
+		w.reading = u.waits.Load() > 0
+	}
+	return w
 }
 
 // oldestUseLocked returns the use in progress that began first. The caller

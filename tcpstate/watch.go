@@ -48,6 +48,15 @@ func (w *Watch) Use(ctx context.Context, u Use) (done func()) {
 	return us.End
 }
 
+// Alive says that the peer has proved to be there otherwise than by bytes on
+// this connection, such as by a message that a multiplexer had in its buffer.
+// It restarts the clock of peer.silent.
+func (w *Watch) Alive() {
+	if w != nil {
+		w.e.progressed()
+	}
+}
+
 // CloseConn ends the connection by shutting down both directions, for an
 // observer that cleans up: operations that block return, the peer gets a FIN.
 // The descriptor belongs to the connection's owner and is freed when that one

@@ -131,7 +131,9 @@ type body exchange
 // HTTP/1 net/http closes the connection after an error, or else, as after one
 // of gzip, still waits for Close.
 func (b *body) Read(p []byte) (int, error) {
+	b.use.Waits()
 	n, err := b.inner.Read(p)
+	b.use.Waited()
 	if n > 0 {
 		b.use.Progress() // it may come from a buffer
 	}

@@ -1,0 +1,91 @@
+package tcpstate
+
+import (
+	"time"
+)
+
+// This file finds the words for connections that are open and do not move.
+
+func (s *story) unresponsive() {
+	switch silent := age(s.f.Age()); s.f.Cause {
+	case "window_closed":
+		s.say("%s had closed its window, and for %s it has not answered the kernel, which has asked %s: it is not slow, it is gone.",
+			s.peer(), silent, times(int(s.ev.Probes)))
+	default:
+		s.say("nothing acknowledged for %s; the %s in flight were sent again %s. A slow program at the other end would not matter: its kernel acknowledges.",
+			silent, counted(s.ev.SendQueue, "byte"), times(int(s.ev.Timeouts)))
+	}
+	s.kernelGivesUp()
+	switch s.f.Cause {
+	case "large_segments":
+		s.f.Title = "path drops large segments"
+		s.f.Fix = "let ICMP \"fragmentation needed\" through, or lower the MTU; net.ipv4.tcp_mtu_probing=1 works around it"
+		s.say("Meanwhile %s was heard, and no segment of full size was ever acknowledged: the path drops large ones (MTU).", s.peer())
+	case "one_way":
+		s.say("Meanwhile %s was heard: what we send is lost, what it sends arrives.", s.peer())
+	case "after_idle":
+		s.say("The connection had been idle before: a middlebox that forgot it looks like this (their limits are often 4 to 15 min).")
+		s.f.Fix = "keepalive below the idle limit of the path, and a user timeout (both by DetectWithin on the dialer)"
+	}
+}
+
+// kernelGivesUp says until when callers wait, unless a deadline ends it before.
+func (s *story) kernelGivesUp() {
+	if at := s.ev.GivesUpAt; !at.IsZero() {
+		s.say("Callers without a deadline hang until about %s.", at.Format(time.TimeOnly))
+	}
+}
+
+func (s *story) deadProbes() {
+	s.say("%s in a row got no answer; the last sign of %s was %s ago.", counted(int(s.ev.Probes), "keepalive probe"), s.peer(), age(s.f.Age()))
+}
+
+func (s *story) peerNotReading() {
+	s.say("%s has had its window closed for %s; it answers probes (last ACK %s ago), so its host is alive and its program does not read. %s wait here.",
+		s.peer(), age(s.f.Age()), s.ev.ACK, upperFirst(counted(s.ev.SendQueue, "byte")))
+}
+
+func (s *story) noResponse() {
+	what := "no answer"
+	if s.f.Cause == "body" {
+		what = "no more of its answer"
+	}
+	s.say("%s has the request, every byte of it is acknowledged, and %s has come for %s.", s.peer(), what, age(s.f.Age()))
+}
+
+func (s *story) peerSilent() {
+	s.say("nothing has come from %s for %s.", s.peer(), age(s.f.Age()))
+	switch {
+	case s.ev.Unacked > 0:
+		s.say("What we sent is not acknowledged either: the host or the path is gone.")
+	case s.ev.NoWindow && s.ev.NotSent > 0:
+		s.say("Its window is closed: what we write, pings too, waits here.")
+	case s.ev.DataOut >= 0 && time.Duration(s.ev.DataOut) < s.f.Age():
+		s.say("What we sent meanwhile was acknowledged: the host is there, its program says nothing.")
+	}
+}
+
+func (s *story) localNotReading() {
+	s.say("%s for %s, and nobody reads.", s.unread("", "bytes wait"), age(s.f.Age()))
+	if s.ev.NoWindow && s.ev.NotSent > 0 {
+		s.say("The other end does not read either: both write, and each waits for the other.")
+	}
+	if !s.ev.ReadsSeen {
+		s.say("Attached without the wrapper: only the queue is known, not who reads.")
+	}
+}
+
+func (s *story) idleUnverifiable() {
+	s.say("nothing came from %s for %s and nothing asked for it. Whether it is still there cannot be known from this end.", s.peer(), age(s.f.Age()))
+}
+
+// times says how often.
+func times(n int) string {
+	switch n {
+	case 1:
+		return "once"
+	case 2:
+		return "twice"
+	}
+	return thousands(n) + " times"
+}
