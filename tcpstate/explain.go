@@ -210,6 +210,11 @@ func (s *Subject) who() string {
 		return named("pool", s.Name, s.Target)
 	case SubjectTunnel:
 		return named("tunnel", s.Name, "")
+	case SubjectSite:
+		if s.Name == "" {
+			return "this line"
+		}
+		return s.Name
 	}
 	var parts []string
 	if s.Use != "" {

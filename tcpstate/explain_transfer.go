@@ -79,6 +79,14 @@ func (s *story) idleUnverifiable() {
 	s.say("nothing came from %s for %s and nothing asked for it. Whether it is still there cannot be known from this end.", s.peer(), age(s.f.Age()))
 }
 
+func (s *story) poolPerCall() {
+	s.say("this line made at least %d pools within a minute, and none of them has used a connection twice.", manyPools)
+}
+
+func (s *story) notReturned() {
+	s.say("was taken out of its pool %s ago, has moved no byte for %s, and others wait for a connection.", s.sub.UseFor, age(s.f.Age()))
+}
+
 // times says how often.
 func times(n int) string {
 	switch n {

@@ -31,6 +31,7 @@ type judgement struct {
 	listening listeningChore
 	closing   closingChore
 	process   processChore
+	pooling   poolingChore
 
 	cfg      *settings // as last acted upon
 	hide     []string  // Config.HideFrames that the groups were formed by

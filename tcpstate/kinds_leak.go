@@ -2,8 +2,10 @@ package tcpstate
 
 // The kinds of descriptors that are held, or lost, for nothing.
 const (
-	KindLeakCollected  Kind = "leak.collected"
-	KindLeakDeadSocket Kind = "leak.dead_socket"
+	KindLeakCollected   Kind = "leak.collected"
+	KindLeakDeadSocket  Kind = "leak.dead_socket"
+	KindLeakPoolPerCall Kind = "leak.pool_per_call"
+	KindLeakNotReturned Kind = "leak.not_returned"
 )
 
 var leakKinds = []kindRow{{
@@ -36,4 +38,34 @@ var leakKinds = []kindRow{{
 	},
 	say:         (*story).deadSocket,
 	consequence: "The descriptor stays taken until the program closes it.",
+}, {
+	KindInfo: KindInfo{
+		Kind: KindLeakPoolPerCall, Severity: Warning, Phase: PhaseTransfer, Subject: SubjectSite,
+		Title:   "a new pool for every call",
+		Meaning: "One line makes pools of connections again and again, and none of them has used a connection twice: each leaves its idle connection behind.",
+		Causes: []string{
+			"an http.Client or Transport is made where the request is made",
+			"a client of a service is made for each job",
+		},
+		Fix:     "make the client once, where the program starts, and share it: it is safe for concurrent use",
+		Default: "10 pools within a minute, no connection used twice",
+		Checks:  []string{"ss -tnp state established | grep -c pid={pid},"},
+	},
+	say:         (*story).poolPerCall,
+	consequence: "Every call pays for a new connection, and holds a descriptor until the idle timeout, or for ever.",
+}, {
+	KindInfo: KindInfo{
+		Kind: KindLeakNotReturned, Severity: Warning, Phase: PhaseTransfer,
+		Title:   "connection taken from the pool, not given back",
+		Meaning: "The connection is lent out, no byte has moved on it, and somebody waits for a connection of this pool.",
+		Causes: []string{
+			"rows, a statement or a transaction is not closed on some path",
+			"the borrower is blocked on something else",
+		},
+		Fix:     "give it back on every path: defer rows.Close(), defer tx.Rollback()",
+		Default: "30 s without a byte, while somebody waits",
+		Checks:  []string{checkSocket},
+	},
+	say:         (*story).notReturned,
+	consequence: "When all connections are lent out like this, everybody waits for ever.",
 }}

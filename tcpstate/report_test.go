@@ -118,6 +118,7 @@ var examples = slices.Concat(
 	dialExamples,
 	listenerExamples,
 	transferExamples,
+	poolExamples,
 	closeWaitExamples,
 	closingExamples,
 	tunnelExamples,

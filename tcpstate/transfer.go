@@ -46,7 +46,7 @@ func (f *facts) transferVerdict() verdict {
 	var due int64
 	for _, judge := range [...]func(*facts) verdict{
 		(*facts).unresponsive, (*facts).peerNotReading, (*facts).deadProbes, (*facts).noResponse,
-		(*facts).peerSilent, (*facts).notReading, (*facts).unverifiable,
+		(*facts).peerSilent, (*facts).notReading, (*facts).notReturned, (*facts).unverifiable,
 	} {
 		v := judge(f)
 		if v.kind != "" {
@@ -159,11 +159,12 @@ type answerWait struct {
 	begun, until int64         // of the use; 0: none, or none known to end
 	silence      time.Duration // that is declared; 0: nothing is
 	reading      bool          // the application waits for more of an answer that has begun
+	missed       int64         // when the connection was taken from a pool that somebody waits for; 0: nobody does
 }
 
 // dueBy reports whether it may be time by then to ask where the answer is.
 func (w *answerWait) dueBy(at int64) bool {
-	return w.silence > 0 || w.until != 0 && w.patienceEnds() <= at
+	return w.silence > 0 || w.missed != 0 || w.until != 0 && w.patienceEnds() <= at
 }
 
 // patienceEnds is when so much of the deadline has passed that its end is near.

@@ -1,0 +1,69 @@
+package tcpstate_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tcpstate/tcpstate-go/tcpstate"
+)
+
+func TestAPoolForEveryCallIsReported(t *testing.T) {
+	r := newRig(t)
+	r.dialed(tcpstate.Expect{}) // keeps the clock running
+	for i := range 10 {
+		r.silent()
+		r.tr.NewPool(tcpstate.Origin{Name: "payments"})
+		r.clk.Advance(time.Duration(i%2+1) * time.Second)
+	}
+	f := r.one(tcpstate.KindLeakPoolPerCall)
+	require.Equal(t, tcpstate.SubjectSite, f.Subject.Type)
+	require.Contains(t, f.Sites[0].Frames[0].File, "pools_linux_test.go")
+	r.clk.Advance(2 * time.Minute)
+	require.Empty(t, r.tr.Findings(), "it has ended")
+}
+
+func TestPoolsThatAreOfUseAreNotReported(t *testing.T) {
+	for name, makes := range map[string]func(r *rig, i int){
+		"reused": func(r *rig, i int) {
+			p := r.tr.NewPool(tcpstate.Origin{Name: "payments"})
+			if i%5 == 0 {
+				p.Reused()
+			}
+		},
+		"other names": func(r *rig, i int) { r.tr.NewPool(tcpstate.Origin{Name: string(rune('a' + i))}) },
+		"slowly": func(r *rig, i int) {
+			r.tr.NewPool(tcpstate.Origin{Name: "payments"})
+			r.clk.Advance(7 * time.Second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.dialed(tcpstate.Expect{})
+			for i := range 20 {
+				makes(r, i)
+				r.clk.Advance(time.Millisecond)
+			}
+			r.clk.Advance(10 * time.Second)
+			r.silent()
+		})
+	}
+}
+
+func TestAConnectionThatIsMissedInItsPool(t *testing.T) {
+	l := newLive(t, func(c *tcpstate.Config) { c.Thresholds.Borrowed = 2 * time.Second })
+	client, server := l.dialed(tcpstate.Expect{})
+	p := l.tr.NewPool(tcpstate.Origin{Name: "db"})
+	done := client.Watch().Borrow(t.Context(), p, tcpstate.Use{Name: "checkout"})
+	l.staysSilent(2500 * time.Millisecond) // nobody waits
+	p.Waits()
+	f := l.finds(tcpstate.KindLeakNotReturned)
+	require.Equal(t, "use", f.Sites[0].Role)
+	exchange(t, client, server)
+	l.clears()
+	l.finds(tcpstate.KindLeakNotReturned)
+	p.Waited()
+	l.clears()
+	done()
+}
