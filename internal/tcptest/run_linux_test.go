@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -42,6 +43,7 @@ type run struct {
 
 	conns     map[string]net.Conn
 	addrs     map[string][2]net.Addr // of connections that were closed, too
+	others    []net.Conn             // without a name
 	listeners map[string]net.Listener
 	targets   map[string]string // addresses of listeners
 	dials     map[string]*backgroundDial
@@ -54,6 +56,8 @@ type run struct {
 	waiters   map[string]chan error // background work by the name of its connection
 	tunnels   map[string]any
 	drips     map[string]*dripConn
+	hosts     map[string]*host
+	heads     map[net.Conn]int // bytes of a request head that were sent
 
 	tlsServer, tlsClient *tls.Config
 
@@ -115,6 +119,8 @@ func newRun(t testing.TB, s *script, seed uint64) *run {
 		waiters:   make(map[string]chan error),
 		tunnels:   make(map[string]any),
 		drips:     make(map[string]*dripConn),
+		hosts:     make(map[string]*host),
+		heads:     make(map[net.Conn]int),
 	}
 	everythingOn(&r.tr.Config)
 	r.clk = testclock.Install(r.tr)
@@ -160,7 +166,7 @@ func (r *run) close() {
 	for _, d := range r.dials {
 		d.cancel()
 	}
-	for _, c := range r.conns {
+	for _, c := range slices.AppendSeq(r.others, maps.Values(r.conns)) {
 		if tc := tcpOf(c); tc != nil {
 			_ = tc.SetLinger(0) // nothing is to stay in TIME-WAIT
 		}
@@ -347,8 +353,11 @@ func (r *run) watch(name string) (*tcpstate.Watch, error) {
 	return w, nil
 }
 
-// keep gives c a name.
+// keep gives c a name. Whatever had it goes on without one.
 func (r *run) keep(name string, c net.Conn) {
+	if old := r.conns[name]; old != nil {
+		r.others = append(r.others, old)
+	}
 	r.conns[name] = c
 	r.addrs[name] = [2]net.Addr{c.LocalAddr(), c.RemoteAddr()}
 }

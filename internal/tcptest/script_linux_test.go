@@ -47,7 +47,7 @@ type statement struct {
 type verb struct {
 	usage    string // after the name
 	min, max int    // arguments; max < 0: any number
-	opts     string // names of options and flags, with spaces between
+	opts     string // flags and, with a =, options; spaces between
 	block    string // "": none; else the word that separates its parts, or "end"
 	run      func(r *run, st *statement) error
 }
@@ -175,8 +175,8 @@ func (p *parser) statement(words []string) (statement, error) {
 		return st, p.errorf("unknown verb %q", st.name)
 	}
 	for _, w := range words[1:] {
-		if m := option.FindStringSubmatch(w); m != nil {
-			if !st.verb.knows(m[1]) {
+		if m := option.FindStringSubmatch(w); m != nil && st.verb.opts != "" {
+			if !st.verb.knows(m[1] + "=") {
 				return st, p.errorf("%s has no option %q", st.name, m[1])
 			}
 			st.opts[m[1]] = m[2]

@@ -110,6 +110,16 @@ func SetBacklog(t testing.TB, ln syscall.Conn, n int) {
 	control(t, ln, "listen", func(fd int) error { return unix.Listen(fd, n) })
 }
 
+// DeferAccept makes ln wait for the first byte of a client, for about d, before
+// it takes the handshake for complete (TCP_DEFER_ACCEPT of tcp(7)): until then
+// the client is ESTABLISHED, the server in SYN-RECEIVED.
+func DeferAccept(t testing.TB, ln syscall.Conn, d time.Duration) {
+	t.Helper()
+	control(t, ln, "setsockopt", func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, int(d/time.Second))
+	})
+}
+
 // SetFinWait changes how long the kernel keeps c in FIN-WAIT-2 after its Close,
 // in whole seconds (TCP_LINGER2 of tcp(7)). What the peer sends later draws an
 // RST.

@@ -47,6 +47,13 @@ func DropData(t testing.TB, _ syscall.Conn) (heal func()) {
 	return nothing
 }
 
+// DropLarge skips the test.
+func DropLarge(t testing.TB, _ syscall.Conn, _ int) (heal func()) {
+	t.Helper()
+	skip(t, "DropLarge")
+	return nothing
+}
+
 // OnlySYN skips the test.
 func OnlySYN(t testing.TB, _ syscall.Conn) (heal func()) {
 	t.Helper()
@@ -113,6 +120,12 @@ func Queues(t testing.TB, _ syscall.Conn) (recv, send int) {
 func SetBacklog(t testing.TB, _ syscall.Conn, _ int) {
 	t.Helper()
 	skip(t, "SetBacklog")
+}
+
+// DeferAccept skips the test.
+func DeferAccept(t testing.TB, _ syscall.Conn, _ time.Duration) {
+	t.Helper()
+	skip(t, "DeferAccept")
 }
 
 // SetFinWait skips the test.

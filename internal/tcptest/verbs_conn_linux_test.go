@@ -21,17 +21,18 @@ import (
 // Verbs that make and end connections.
 
 // Options of what makes tracked connections.
-const originOpts = " name nowrap pooled halfclose longlived silence heartbeat ignore"
+const originOpts = " name= nowrap pooled halfclose longlived silence= heartbeat= ignore="
 
 func connVerbs() map[string]*verb {
 	return map[string]*verb{
 		"server": {"OURS PEER: a tracked accepted connection, and the client at its other end", 2, 2, "small mptcp" + originOpts, "", (*run).server},
 		"client": {"OURS PEER: a tracked dialed connection, and the server at its other end", 2, 2, "small" + originOpts, "", (*run).client},
-		"listen": {"L: a tracked listener, or an untracked one (plain)", 1, 1, "plain small mptcp backlog accepting" + originOpts, "", (*run).listen},
+		"listen": {"L: a tracked listener, or an untracked one (plain); accepting: reads and closes what comes; wrapped: Accept reads a first byte; defer: TCP_DEFER_ACCEPT", 1, 1, "plain small mptcp backlog= accepting wrapped defer" + originOpts, "", (*run).listen},
 		"accept": {"C L: takes the next connection", 2, 2, "", "", (*run).accept},
-		"connect": {"C L: an untracked client, not yet accepted; deaf: it never gets an answer", 2, 2, "small deaf linger", "",
+		"connect": {"C L: an untracked client, not yet accepted; bg: in the background; deaf: too, and it never gets an answer", 2, 2, "small deaf bg", "",
 			(*run).connect},
-		"dial":       {"C L: a tracked dial; bg: in the background, to be looked at as C", 2, 2, "small bg timeout ports" + originOpts, "", (*run).dial},
+		"dial":       {"C L: a tracked dial; bg: in the background; deaf: it never gets an answer; ports: the one local port; timeout: in the kernel's time", 2, 2, "small bg deaf timeout= ports=" + originOpts, "", (*run).dial},
+		"crowd":      {"L N: N clients of L that have said something and were answered", 2, 2, "", "", (*run).crowd},
 		"enddial":    {"C: cancels a dial in the background", 1, 1, "", "", (*run).endDial},
 		"awaitdial":  {"C: waits for the connection of a dial in the background", 1, 1, "", "", (*run).awaitDial},
 		"forget":     {"C: drops the result of a dial in the background: nobody closes it, something refers to it", 1, 1, "", "", (*run).forget},
@@ -152,8 +153,14 @@ func (r *run) listen(st *statement) error {
 		tcptest.SetBacklog(r, ln.(syscall.Conn), n)
 	}
 	r.listeners[name], r.targets[name] = ln, ln.Addr().String()
-	if st.opts["accepting"] != "" {
+	if st.opts["defer"] != "" {
+		tcptest.DeferAccept(r, ln.(syscall.Conn), time.Minute)
+	}
+	switch {
+	case st.opts["accepting"] != "":
 		r.acceptAll(name, ln)
+	case st.opts["wrapped"] != "":
+		r.acceptWrapped(name, ln)
 	}
 	return nil
 }
@@ -178,6 +185,53 @@ func (r *run) acceptAll(name string, ln net.Listener) {
 			})
 		}
 	})
+}
+
+// acceptWrapped is a listener that reads the first byte of a connection inside
+// its Accept, as for a PROXY header.
+func (r *run) acceptWrapped(name string, ln net.Listener) {
+	var conns []net.Conn
+	r.background(name, func() error {
+		defer func() {
+			for _, c := range conns {
+				c.Close()
+			}
+		}()
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return err
+			}
+			conns = append(conns, c)
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				c.Close()
+			}
+		}
+	})
+}
+
+// crowd leaves connections that have nothing wrong.
+func (r *run) crowd(st *statement) error {
+	n, err := r.number(st.args[1])
+	if err != nil {
+		return err
+	}
+	ln, err := r.listenerNamed(st.args[0])
+	if err != nil {
+		return err
+	}
+	for range n {
+		c := tcptest.Connect(r, ln)
+		s, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		r.others = append(r.others, s)
+		if err := errors.Join(writeAll(c, 10), readExactly(s, 10), writeAll(s, 10), readExactly(c, 10)); err != nil {
+			return err
+		}
+	}
+	return r.settle()
 }
 
 func (r *run) listenerNamed(name string) (net.Listener, error) {
@@ -215,6 +269,8 @@ func (r *run) connect(st *statement) error {
 	}
 	if st.opts["deaf"] != "" {
 		d.Control = tcptest.DeafControl
+	}
+	if st.opts["deaf"] != "" || st.opts["bg"] != "" {
 		return r.dialLater(st.args[0], target, func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", target) }, &d)
 	}
 	c, err := d.Dial("tcp", target)
@@ -287,6 +343,9 @@ func (r *run) dial(st *statement) error {
 	}
 	if st.opts["small"] != "" {
 		d.NetDialer.Control = tcptest.SmallBufferControl
+	}
+	if st.opts["deaf"] != "" {
+		d.NetDialer.Control = tcptest.DeafControl
 	}
 	if text := st.opts["ports"]; text != "" {
 		n, err := r.number(text)

@@ -22,10 +22,11 @@ func faultVerbs() map[string]*verb {
 		"deafen":    {"X: loses every segment that arrives for X: a black hole for its peer", 1, 1, "", "", (*run).deafen},
 		"dropfin":   {"X: X loses FINs", 1, 1, "", "", filter(tcptest.DropFIN)},
 		"dropdata":  {"X: X loses segments with data", 1, 1, "", "", filter(tcptest.DropData)},
+		"droplarge": {"X N: X loses segments of more than N bytes", 2, 2, "", "", (*run).dropLarge},
 		"onlysyn":   {"L: L loses everything but SYNs", 1, 1, "", "", filter(tcptest.OnlySYN)},
 		"heal":      {"X: ends deafen, dropfin, dropdata and onlysyn", 1, 1, "", "", (*run).heal},
 		"fill":      {"C: writes until the window of the peer is closed", 1, 1, "", "", (*run).fill},
-		"timers":    {"C: keepalive and user timeout of the kernel, in its own time", 1, 1, "idle interval count user", "", (*run).timers},
+		"timers":    {"C: keepalive and user timeout of the kernel, in its own time", 1, 1, "idle= interval= count= user=", "", (*run).timers},
 		"keepalive": {"C on|off", 2, 2, "", "", (*run).keepalive},
 		"finwait":   {"C SECONDS: of the kernel's time that C spends in FIN-WAIT-2 after close", 2, 2, "", "", (*run).finWait},
 		"until": {"X FACT: waits for the kernel; FACT is a state as close-wait, gone, fin (the tracker knows of it),\n" +
@@ -47,6 +48,14 @@ func filter(f func(testing.TB, syscall.Conn) func()) func(*run, *statement) erro
 		r.heals[st.args[0]] = f(r, x)
 		return nil
 	}
+}
+
+func (r *run) dropLarge(st *statement) error {
+	n, err := r.number(st.args[1])
+	if err != nil {
+		return err
+	}
+	return filter(func(t testing.TB, c syscall.Conn) func() { return tcptest.DropLarge(t, c, n) })(r, st)
 }
 
 func (r *run) heal(st *statement) error {

@@ -21,19 +21,20 @@ import (
 
 func httpVerbs() map[string]*verb {
 	return map[string]*verb{
-		"serve": {"H: an HTTP server, tracked or plain; idle: its IdleTimeout in the kernel's time", 1, 1, "plain idle" + originOpts, "",
+		"serve": {"H: an HTTP server, tracked or plain; idle: its IdleTimeout in the kernel's time", 1, 1, "plain idle=" + originOpts, "",
 			(*run).serve},
-		"request": {"C METHOD PATH: a raw request on C; body: its length; sent: how much of that is sent. Waits for the handler", 3, 3, "body sent", "",
+		"request": {"C METHOD PATH: a raw request on C; body: its length; sent: how much of that is sent. Waits for the handler", 3, 3, "body= sent=", "",
 			(*run).request},
+		"head":     {"C N: N bytes of the head of a request that does not end", 2, 2, "", "", (*run).head},
 		"answer":   {"C: reads an answer with Content-Length to its end", 1, 1, "", "", (*run).answer},
 		"release":  {"H: handlers that wait go on", 1, 1, "", "", (*run).release},
 		"enters":   {"H: waits for a handler to begin", 1, 1, "", "", (*run).enters},
 		"told":     {"H: waits until the context of the last handler that began is done", 1, 1, "", "", (*run).toldHandler},
 		"hijacked": {"C H: takes the connection that a handler has hijacked", 2, 2, "", "", (*run).hijacked},
 		"pool":     {"P: an http.Transport, tracked", 1, 1, "" + originOpts, "", (*run).pool},
-		"get":      {"R P H PATH: a request from P to H, whose response is R; bg: not waited for", 4, 4, "bg deadline silence", "", (*run).get},
+		"get":      {"R P H PATH: a request from P to H, whose response is R; bg: not waited for", 4, 4, "bg deadline= silence=", "", (*run).get},
 		"body":     {"R read|close|N: reads the body of R to its end or by N bytes, or closes it", 2, 2, "", "", (*run).body},
-		"freshget": {"H PATH: a request with a pool of its own, which is read to the end and kept open", 2, 2, "", "", (*run).freshGet},
+		"freshget": {"H PATH: a request with a pool of its own, which is read to the end; close: with Connection: close", 2, 2, "close", "", (*run).freshGet},
 		"shutidle": {"H: closes the server's idle connections", 1, 1, "", "", (*run).shutIdle},
 	}
 }
@@ -251,6 +252,27 @@ func (s *server) enter() error {
 	}
 }
 
+func (r *run) head(st *statement) error {
+	c, err := r.conn(st.args[0])
+	if err != nil {
+		return err
+	}
+	n, err := r.number(st.args[1])
+	if err != nil {
+		return err
+	}
+	const start = "GET /hello HTTP/1.1\r\nHost: scenario\r\nX-Long: "
+	sent := r.heads[c]
+	if sent < len(start) {
+		part := start[sent:min(sent+n, len(start))]
+		n, err = io.WriteString(c, part)
+	} else {
+		n, err = c.Write(payload(n))
+	}
+	r.heads[c] += n
+	return err
+}
+
 func (r *run) answer(st *statement) error {
 	c, err := r.conn(st.args[0])
 	if err != nil {
@@ -399,7 +421,7 @@ func (r *run) freshGet(st *statement) error {
 	if err != nil {
 		return err
 	}
-	p := &httppool.Transport{Base: new(http.Transport)}
+	p := &httppool.Transport{Base: &http.Transport{DisableKeepAlives: st.opts["close"] != ""}}
 	p.Dialer.Tracker, p.Dialer.Name = r.tr, "db"
 	r.clients[fmt.Sprintf("fresh %d", len(r.clients))] = p
 	resp, err := (&http.Client{Transport: p}).Get("http://" + s.addr + st.args[1])
