@@ -18,8 +18,9 @@ import (
 )
 
 var (
-	seedFlag  = flag.Uint64("seed", seedFromEnv(), "of the scenarios' sizes, delays and orders; also TCPSTATE_SEED")
-	seedsFlag = flag.Int("seeds", 1, "how many seeds the scenarios run with, from -seed on")
+	seedFlag   = flag.Uint64("seed", seedFromEnv(), "of the scenarios' sizes, delays and orders; also TCPSTATE_SEED")
+	updateFlag = flag.Bool("update", false, "write the list of verbs into README.md")
+	seedsFlag  = flag.Int("seeds", 1, "how many seeds the scenarios run with, from -seed on")
 )
 
 func seedFromEnv() uint64 {
@@ -154,8 +155,27 @@ func exists(kind tcpstate.Kind) bool {
 var verbs = make(map[string]*verb)
 
 func init() {
-	for _, vs := range []map[string]*verb{connVerbs(), ioVerbs(), faultVerbs(), expectVerbs(), httpVerbs(), useVerbs(), dnsVerbs()} {
-		maps.Copy(verbs, vs)
+	for _, v := range vocabularies() {
+		maps.Copy(verbs, v.verbs)
+	}
+}
+
+// vocabularies is the vocabulary by subject.
+func vocabularies() []struct {
+	title string
+	verbs map[string]*verb
+} {
+	return []struct {
+		title string
+		verbs map[string]*verb
+	}{
+		{"time and findings", expectVerbs()},
+		{"connections", connVerbs()},
+		{"bytes", ioVerbs()},
+		{"faults", faultVerbs()},
+		{"HTTP", httpVerbs()},
+		{"declarations, pools, tunnels, TLS", useVerbs()},
+		{"names", dnsVerbs()},
 	}
 }
 

@@ -44,7 +44,7 @@ func connVerbs() map[string]*verb {
 		"reset":      {"C: closes with an RST, and waits until the peer is dead", 1, 1, "", "", (*run).reset},
 		"linger":     {"C SECONDS: SO_LINGER", 2, 2, "", "", (*run).linger},
 		"drop":       {"C: forgets the only reference", 1, 1, "", "", (*run).drop},
-		"gc":         {": collects garbage until a dropped connection was noticed", 0, 0, "", "", (*run).gc},
+		"gc":         {"collects garbage until a dropped connection was noticed", 0, 0, "", "", (*run).gc},
 		"dup":        {"C: makes a duplicate of the descriptor (File) and closes it", 1, 1, "", "", (*run).dup},
 	}
 }

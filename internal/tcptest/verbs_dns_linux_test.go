@@ -17,8 +17,7 @@ import (
 
 func dnsVerbs() map[string]*verb {
 	return map[string]*verb{
-		"host": {"N: a name with an IPv6 and an IPv4 address, at both of which somebody accepts;\n" +
-			"                             dead6: the IPv6 address loses every SYN; hold: the name server waits for names", 1, 1, "dead6 hold", "", (*run).host},
+		"host":     {"N: a name with an IPv6 and an IPv4 address, at both of which somebody accepts; dead6: the IPv6 address loses every SYN; hold: the name server waits for names", 1, 1, "dead6 hold", "", (*run).host},
 		"names":    {"N: the name server answers", 1, 1, "", "", (*run).names},
 		"dialhost": {"C N: a tracked dial of a host", 2, 2, "bg timeout=" + originOpts, "", (*run).dialHost},
 	}

@@ -21,8 +21,8 @@ func expectVerbs() map[string]*verb {
 		"allow":      {"KIND: may be found, too", 1, 1, "", "", (*run).allow},
 		"expectdial": {"retrans>=N: the last dial that ended needed so many SYNs", 1, 1, "", "", (*run).expectDial},
 		"repeat":     {"N: the lines up to end, N times", 1, 1, "", "end", (*run).repeat},
-		"shuffle":    {": the lines up to end, in any order", 0, 0, "", "end", (*run).shuffle},
-		"either":     {": one of the blocks that are separated by or", 0, 0, "", "or", (*run).either},
+		"shuffle":    {"the lines up to end, in any order", 0, 0, "", "end", (*run).shuffle},
+		"either":     {"one of the blocks that are separated by or", 0, 0, "", "or", (*run).either},
 	}
 }
 

@@ -29,9 +29,8 @@ func faultVerbs() map[string]*verb {
 		"timers":    {"C: keepalive and user timeout of the kernel, in its own time", 1, 1, "idle= interval= count= user=", "", (*run).timers},
 		"keepalive": {"C on|off", 2, 2, "", "", (*run).keepalive},
 		"finwait":   {"C SECONDS: of the kernel's time that C spends in FIN-WAIT-2 after close", 2, 2, "", "", (*run).finWait},
-		"until": {"X FACT: waits for the kernel; FACT is a state as close-wait, gone, fin (the tracker knows of it),\n" +
-			"                             or retrans|backoff|probes|unacked|queue|recvq|sendq with >= or = and a number", 2, 2, "", "", (*run).untilFact},
-		"sleep": {"D: lets the kernel's time pass, and the tracker's in pace", 1, 1, "", "", (*run).sleep},
+		"until":     {"X FACT: waits for the kernel; FACT is a state as close-wait, gone, fin (the tracker knows of it), or retrans|backoff|probes|unacked|queue|recvq|sendq with >= or = and a number", 2, 2, "", "", (*run).untilFact},
+		"sleep":     {"D: lets the kernel's time pass, and the tracker's in pace", 1, 1, "", "", (*run).sleep},
 	}
 }
 
