@@ -3,6 +3,8 @@ package tcpstate
 import (
 	"cmp"
 	"net"
+	"encoding/binary"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -38,8 +40,43 @@ func newSeam(clock *testclock.Clock) *seam {
 	if clock != nil {
 		s.now = clock.Now
 		s.near = func(net.IP) bool { return false } // what tests have is loopback
+		s.info = func(fd uintptr, buf []byte) (int, error) {
+			n, err := tcpinfo.Get(fd, buf)
+			if rate := clock.Rate(); rate > 0 && err == nil {
+				keepPace(clock, rate, buf[:n])
+			}
+			return n, err
+		}
 	}
 	return s
+}
+
+// keepPace makes a TCP_INFO look as if the kernel went by a clock that is ahead
+// of real time: its ages are those of the clock, and its retransmission timer
+// is as slow as it seems from there. The offsets are those of struct tcp_info
+// (include/uapi/linux/tcp.h).
+func keepPace(clock *testclock.Clock, rate int, b []byte) {
+	const (
+		rto          = 8  // microseconds
+		lastDataSent = 44 // milliseconds; then last_ack_sent, which is never filled
+		lastDataRecv = 52
+		lastAckRecv  = 56
+		busyTime     = 168 // microseconds; the lower half of 64 bits, which is an hour
+	)
+	change := func(off int, f func(uint64) uint64) {
+		if len(b) >= off+4 {
+			v := f(uint64(binary.NativeEndian.Uint32(b[off:])))
+			binary.NativeEndian.PutUint32(b[off:], uint32(min(v, math.MaxUint32)))
+		}
+	}
+	for _, off := range [...]int{lastDataSent, lastDataRecv, lastAckRecv} {
+		change(off, func(ms uint64) uint64 {
+			return uint64(clock.Age(time.Duration(ms) * time.Millisecond).Milliseconds())
+		})
+	}
+	slower := func(us uint64) uint64 { return us * uint64(rate) }
+	change(rto, slower)
+	change(busyTime, slower)
 }
 
 func newPoller() (poller, error) {

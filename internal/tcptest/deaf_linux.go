@@ -50,8 +50,7 @@ func DeadListener(t testing.TB, opts ...Option) (address string) {
 func FullBacklogListener(t testing.TB, opts ...Option) *net.TCPListener {
 	t.Helper()
 	ln := Listen(t, opts...)
-	// listen(2) on a listening socket changes the length of the queue.
-	control(t, ln, "listen", func(fd int) error { return unix.Listen(fd, 0) })
+	SetBacklog(t, ln, 0)
 	Connect(t, ln, opts...) // the kernel admits one more than the limit
 	WaitUntil(t, "a full accept queue", func() bool {
 		i := info(t, ln)

@@ -20,8 +20,8 @@
 //
 // Not states, but failures: a zero window is [FillWindow] on a [SmallBuffers]
 // pair, a full accept queue is [FullBacklogListener], unacknowledged data is a
-// write to a socket after [Deafen] of its peer. [DropFIN], [DropData] and
-// [OnlySYN] lose only some segments; they are socket filters, for which newer
+// write to a socket after [Deafen] of its peer. [DropFIN], [DropData],
+// [DropLarge] and [OnlySYN] lose only some segments; they are socket filters, for which newer
 // kernels want privileges.
 //
 // The helpers fail the test through t.Fatal, so call them from the goroutine

@@ -59,6 +59,18 @@ func DropData(t testing.TB, c syscall.Conn) (heal func()) {
 	})
 }
 
+// DropLarge makes c lose the segments that are longer than limit, TCP header
+// included: a path with a smaller MTU that tells nobody. Otherwise as [DropFIN].
+func DropLarge(t testing.TB, c syscall.Conn, limit int) (heal func()) {
+	t.Helper()
+	return attach(t, c, []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_LEN},
+		{Code: unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K, Jt: 1, K: uint32(limit)},
+		ret(keepSegment),
+		ret(dropSegment),
+	})
+}
+
 // OnlySYN makes a listener lose everything but SYNs. The last ACK of every
 // handshake is then missing: the client is ESTABLISHED, the server stays in
 // SYN-RECEIVED. Otherwise as [DropFIN].

@@ -1,6 +1,7 @@
 package tcptest_test
 
 import (
+	"flag"
 	"net"
 	"os"
 	"os/exec"
@@ -11,7 +12,13 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 )
 
-func TestMain(m *testing.M) { tcptest.Main(m) }
+func TestMain(m *testing.M) {
+	// Scenarios wait for the kernel most of the time. The flag still works.
+	if err := flag.Set("test.parallel", "48"); err != nil {
+		panic(err)
+	}
+	tcptest.Main(m)
+}
 
 // leaky makes TestLeaveThingsBehind do that, in a process of its own.
 const leaky = "TCPTEST_LEAKY"

@@ -89,6 +89,64 @@ func LocalAddr(t testing.TB, c syscall.Conn) *net.TCPAddr {
 	return nil
 }
 
+// Queues returns how many bytes wait to be read by the application, and how
+// many to be acknowledged by the peer (SIOCINQ and SIOCOUTQ of tcp(7)).
+func Queues(t testing.TB, c syscall.Conn) (recv, send int) {
+	t.Helper()
+	control(t, c, "ioctl", func(fd int) (err error) {
+		if recv, err = unix.IoctlGetInt(fd, unix.SIOCINQ); err == nil {
+			send, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+		}
+		return err
+	})
+	return recv, send
+}
+
+// SetBacklog changes the length of the accept queue of ln. The kernel admits
+// one connection more.
+func SetBacklog(t testing.TB, ln syscall.Conn, n int) {
+	t.Helper()
+	// listen(2) on a listening socket changes the length of the queue.
+	control(t, ln, "listen", func(fd int) error { return unix.Listen(fd, n) })
+}
+
+// DeferAccept makes ln wait for the first byte of a client, for about d, before
+// it takes the handshake for complete (TCP_DEFER_ACCEPT of tcp(7)): until then
+// the client is ESTABLISHED, the server in SYN-RECEIVED.
+func DeferAccept(t testing.TB, ln syscall.Conn, d time.Duration) {
+	t.Helper()
+	control(t, ln, "setsockopt", func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, int(d/time.Second))
+	})
+}
+
+// SetFinWait changes how long the kernel keeps c in FIN-WAIT-2 after its Close,
+// in whole seconds (TCP_LINGER2 of tcp(7)). What the peer sends later draws an
+// RST.
+func SetFinWait(t testing.TB, c syscall.Conn, d time.Duration) {
+	t.Helper()
+	control(t, c, "setsockopt", func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_LINGER2, int(d/time.Second))
+	})
+}
+
+// PortRangeControl returns a Control hook for a net.Dialer that leaves the
+// socket the local ports from lo to hi only (IP_LOCAL_PORT_RANGE of ip(7),
+// Linux 6.3). When they are taken the dial fails with EADDRNOTAVAIL.
+func PortRangeControl(lo, hi uint16) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		return inControl(c, func(fd int) error {
+			return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_IP, ipLocalPortRange, int(lo)|int(hi)<<16))
+		})
+	}
+}
+
+const ipLocalPortRange = 51 // include/uapi/linux/in.h
+
+// SmallBufferControl is a Control hook that does to the socket of a net.Dialer
+// or net.ListenConfig what [SmallBuffers] does.
+func SmallBufferControl(_, _ string, c syscall.RawConn) error { return shrinkBuffers(c) }
+
 func shrinkBuffers(raw syscall.RawConn) error {
 	return inControl(raw, func(fd int) error {
 		// The kernel raises 1 to its minimum (socket(7): 2048 and 256, doubled).

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Same names as in the _linux files, where the comments are.
@@ -43,6 +44,13 @@ func DropFIN(t testing.TB, _ syscall.Conn) (heal func()) {
 func DropData(t testing.TB, _ syscall.Conn) (heal func()) {
 	t.Helper()
 	skip(t, "DropData")
+	return nothing
+}
+
+// DropLarge skips the test.
+func DropLarge(t testing.TB, _ syscall.Conn, _ int) (heal func()) {
+	t.Helper()
+	skip(t, "DropLarge")
 	return nothing
 }
 
@@ -100,6 +108,41 @@ func FillWindow(t testing.TB, _ *net.TCPConn) (written int) {
 	skip(t, "FillWindow")
 	return 0
 }
+
+// Queues skips the test.
+func Queues(t testing.TB, _ syscall.Conn) (recv, send int) {
+	t.Helper()
+	skip(t, "Queues")
+	return 0, 0
+}
+
+// SetBacklog skips the test.
+func SetBacklog(t testing.TB, _ syscall.Conn, _ int) {
+	t.Helper()
+	skip(t, "SetBacklog")
+}
+
+// DeferAccept skips the test.
+func DeferAccept(t testing.TB, _ syscall.Conn, _ time.Duration) {
+	t.Helper()
+	skip(t, "DeferAccept")
+}
+
+// SetFinWait skips the test.
+func SetFinWait(t testing.TB, _ syscall.Conn, _ time.Duration) {
+	t.Helper()
+	skip(t, "SetFinWait")
+}
+
+// PortRangeControl returns a hook that fails with errors.ErrUnsupported.
+func PortRangeControl(_, _ uint16) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, _ syscall.RawConn) error {
+		return fmt.Errorf("port range: %w", errors.ErrUnsupported)
+	}
+}
+
+// SmallBufferControl does nothing: the buffers keep the size of the platform.
+func SmallBufferControl(_, _ string, c syscall.RawConn) error { return shrinkBuffers(c) }
 
 // TableState skips the test.
 func TableState(t testing.TB, _, _ net.Addr) uint8 {

@@ -4,6 +4,7 @@
 package testclock
 
 import (
+	"sort"
 	"sync"
 	"time"
 )
@@ -16,6 +17,14 @@ type Clock struct {
 	wake  func() // nil while the loop does not run
 	runs  bool   // the loop runs, or is about to
 	seen  uint64 // passes made
+	rate  int    // how much faster than real time Advance goes; 0: it jumps
+	moves []move // that Advance has made since Pace, oldest first
+}
+
+// move is one step of Advance.
+type move struct {
+	at    time.Time     // real time
+	total time.Duration // by which the clock had been moved after it
 }
 
 var clocks sync.Map // tracker -> *Clock
@@ -52,10 +61,62 @@ func (c *Clock) Advance(d time.Duration) {
 	for d > 0 {
 		step := min(d, time.Second)
 		d -= step
+		c.pause(step)
 		c.mu.Lock()
 		c.now = c.now.Add(step)
+		if c.rate > 0 {
+			c.moves = append(c.moves, move{time.Now(), c.movedLocked() + step})
+		}
 		c.mu.Unlock()
 		c.Settle()
+	}
+}
+
+// Pace lets the kernel keep up with the clock: Advance takes at least one part
+// in rate of the time that it moves the clock by, in which the kernel's timers
+// run, and to the tracker the kernel's ages grow with the clock, see Age. It is
+// called before the tracker is used.
+func (c *Clock) Pace(rate int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rate = rate
+}
+
+// Rate returns what Pace has set, or 0.
+func (c *Clock) Rate() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rate
+}
+
+// Age returns how long ago, by the clock, something was that the kernel says
+// was real ago: by as much more as the clock has been moved since. Of two ages
+// the greater one stays the greater one.
+func (c *Clock) Age(real time.Duration) time.Duration {
+	at := time.Now().Add(-real)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := sort.Search(len(c.moves), func(i int) bool { return c.moves[i].at.After(at) })
+	moved := c.movedLocked()
+	if before > 0 {
+		moved -= c.moves[before-1].total
+	}
+	return real + moved
+}
+
+// movedLocked returns by how much Advance has moved the clock since Pace. The
+// caller holds mu.
+func (c *Clock) movedLocked() time.Duration {
+	if len(c.moves) == 0 {
+		return 0
+	}
+	return c.moves[len(c.moves)-1].total
+}
+
+// pause lets the real time pass that belongs to a step of the clock.
+func (c *Clock) pause(step time.Duration) {
+	if rate := c.Rate(); rate > 0 {
+		time.Sleep(step / time.Duration(rate))
 	}
 }
 

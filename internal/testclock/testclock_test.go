@@ -130,3 +130,20 @@ func TestSettleWaitsForALoopThatStarts(t *testing.T) {
 	close(l.stop)
 	l.wg.Wait()
 }
+
+func TestAgesGrowWithAPacedClock(t *testing.T) {
+	clk := Install(new(int))
+	require.Equal(t, time.Minute, clk.Age(time.Minute), "without Pace the kernel's ages stay")
+	clk.Pace(1000)
+	begin, event := clk.Now(), time.Now()
+	clk.Advance(10 * time.Second)
+	require.GreaterOrEqual(t, time.Since(event), 10*time.Millisecond, "the kernel had its part of the time")
+	require.Equal(t, 10*time.Second, clk.Now().Sub(begin))
+
+	real := time.Since(event)
+	require.Equal(t, real+10*time.Second, clk.Age(real))
+	require.Zero(t, clk.Age(0), "it has just happened")
+	require.Greater(t, clk.Age(real+time.Millisecond), clk.Age(real))
+	clk.Advance(time.Second)
+	require.Equal(t, time.Hour+11*time.Second, clk.Age(time.Hour))
+}
