@@ -20,7 +20,7 @@ func (s *story) unresponsive() {
 	case "large_segments":
 		s.f.Title = "path drops large segments"
 		s.f.Fix = "let ICMP \"fragmentation needed\" through, or lower the MTU; net.ipv4.tcp_mtu_probing=1 works around it"
-		s.say("Meanwhile %s was heard, and no segment of full size was ever acknowledged: the path drops large ones (MTU).", s.peer())
+		s.say("Meanwhile %s was heard, and what was acknowledged so far was small: the path drops large segments (MTU).", s.peer())
 	case "one_way":
 		s.say("Meanwhile %s was heard: what we send is lost, what it sends arrives.", s.peer())
 	case "after_idle":

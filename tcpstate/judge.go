@@ -217,6 +217,11 @@ func (t *Tracker) reconfigured(now int64) {
 	}
 	j.cfg = cfg
 	if cfg.Off {
+		for f := range j.findings {
+			if th, ok := f.about.(*thing); ok && th.finding == f {
+				th.judge(t, verdict{}, now)
+			}
+		}
 		for _, g := range j.groups {
 			if g.key.kind.info().Event {
 				t.expire(g, now) // the others end with their connections

@@ -73,7 +73,7 @@ func (w *Watch) Borrow(ctx context.Context, p *Pool, u Use) (done func()) {
 	if us == nil {
 		return func() {}
 	}
-	us.pool = p
+	us.pool, us.plain = p, true
 	us.Attach(w)
 	return us.End
 }

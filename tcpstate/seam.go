@@ -2,9 +2,9 @@ package tcpstate
 
 import (
 	"cmp"
-	"net"
 	"encoding/binary"
 	"math"
+	"net"
 	"os"
 	"slices"
 	"strconv"

@@ -117,16 +117,17 @@ func (f *facts) unackedFor() time.Duration {
 // firstRTO is the retransmission timeout without backoff.
 func (s *sample) firstRTO() time.Duration { return s.rto >> min(s.backoff, 16) }
 
-// largeLost reports whether full segments are what is lost: those that wait are
-// full ones, and none was ever acknowledged while smaller ones were.
+// largeLost reports whether large segments are what is lost: those in flight
+// are large, and those that were acknowledged were small.
 func (s *sample) largeLost() bool {
-	waiting := uint64(max(s.sendQueue, 0))
-	if s.sendMSS == 0 || waiting < uint64(s.sendMSS) {
+	const large = 1000 // bytes; less gets through everywhere
+	if s.unacked == 0 {
 		return false
 	}
+	lost := (uint64(max(s.sendQueue, 0)) - min(uint64(max(s.sendQueue, 0)), uint64(s.notSent))) / uint64(s.unacked)
 	// bytes_acked and delivered count the SYN.
 	bytes, segments := s.bytesAcked-min(s.bytesAcked, 1), uint64(s.delivered-min(s.delivered, 1))
-	return segments == 0 || bytes/segments < uint64(s.sendMSS)*9/10
+	return lost >= large && (segments == 0 || bytes/segments <= lost/2)
 }
 
 // peerNotReading judges a connection whose peer has closed its window and
@@ -159,6 +160,7 @@ type answerWait struct {
 	begun, until int64         // of the use; 0: none, or none known to end
 	silence      time.Duration // that is declared; 0: nothing is
 	reading      bool          // the application waits for more of an answer that has begun
+	told         bool          // reading would be known
 	missed       int64         // when the connection was taken from a pool that somebody waits for; 0: nobody does
 }
 
@@ -187,7 +189,7 @@ func (f *facts) noResponse() verdict {
 	switch begun := s.dataRecv < s.dataSent; { // since the request went out
 	case w.begun == 0 && begun:
 		return verdict{} // the exchange is over, for all that is known
-	case begun && !w.reading:
+	case begun && !w.reading && (w.told || w.silence == 0):
 		return verdict{} // the application may have all of it
 	case begun:
 		v.cause, v.since = "body", max(heard, w.begun)

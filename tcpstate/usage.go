@@ -23,6 +23,7 @@ type Usage struct {
 	until int64 // when its context ends, by the loop's clock; 0: not known to end
 
 	pool  *Pool        // that it was borrowed from; nil: none. Immutable once attached
+	plain bool         // by Watch.Use: nobody calls Waits. Immutable once attached
 	waits atomic.Int32 // calls that wait for more of an answer
 
 	mu    sync.Mutex // guards following fields; taken before the mu of an entry
@@ -237,7 +238,7 @@ func (e *entry) waitLocked(x *Expect) answerWait {
 	w := answerWait{silence: x.Silence}
 	if u := e.uses; u != nil && u.next == nil && !u.hijacked {
 		w.begun, w.until = max(int64(u.begun.Sub(e.t.base)), 1), u.until
-		w.reading = u.waits.Load() > 0
+		w.reading, w.told = u.waits.Load() > 0, !u.plain
 		if u.pool != nil && u.pool.waiting.Load() > 0 {
 			w.missed = w.begun
 		}

@@ -44,6 +44,9 @@ func (w *Watch) Use(ctx context.Context, u Use) (done func()) {
 		}
 	}
 	us := w.e.t.NewUsage(ctx, u)
+	if us != nil {
+		us.plain = true
+	}
 	us.Attach(w)
 	return us.End
 }
