@@ -185,20 +185,17 @@ func (c *Conn) shutdown(flag uint32, f func() error) error {
 
 // SetKeepAlive sets SO_KEEPALIVE.
 func (c *Conn) SetKeepAlive(keepalive bool) error {
-	c.remember(flagKeepAlive)
-	return c.TCPConn.SetKeepAlive(keepalive)
+	return c.setKeepAlive(func() error { return c.TCPConn.SetKeepAlive(keepalive) })
 }
 
 // SetKeepAlivePeriod sets the time between keepalive probes.
 func (c *Conn) SetKeepAlivePeriod(d time.Duration) error {
-	c.remember(flagKeepAlive)
-	return c.TCPConn.SetKeepAlivePeriod(d)
+	return c.setKeepAlive(func() error { return c.TCPConn.SetKeepAlivePeriod(d) })
 }
 
 // SetKeepAliveConfig configures keepalive.
 func (c *Conn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
-	c.remember(flagKeepAlive)
-	return c.TCPConn.SetKeepAliveConfig(config)
+	return c.setKeepAlive(func() error { return c.TCPConn.SetKeepAliveConfig(config) })
 }
 
 // SetLinger sets what Close does with data not yet sent.

@@ -142,7 +142,8 @@ const (
 	flagKeepAlive // the application configures keepalive itself
 	flagLinger    // the application set SO_LINGER
 	flagCopyFailed
-	flagClosed // as closed, for the data path
+	flagClosed  // as closed, for the data path
+	flagProbing // a probe has changed the keepalive settings; guarded by mu
 )
 
 // Marks in readEpoch: nothing was read since Read ended like this. A later
@@ -239,6 +240,7 @@ func (e *entry) endWith(s *sampler, dropped bool) bool {
 	if e.closed {
 		return false
 	}
+	e.endLoanLocked() // a duplicate of the descriptor may live on
 	err := s.take(e, true)
 	e.leaked = dropped && numbered && !errors.Is(err, net.ErrClosed)
 	if !dropped {

@@ -42,6 +42,8 @@ func MPTCPSocket(fd uintptr) bool { return mptcpSocket(fd) }
 type Patience struct {
 	User           time.Duration // TCP_USER_TIMEOUT; 0: the system's own limits
 	Idle, Interval time.Duration // of keepalive, whether it is on or not
+	Count          int           // probes without an answer before the end; User overrides it
+	KeepAlive      bool          // whether it is on
 }
 
 // PatienceOf returns the timers of fd. ok is false where they are not known.

@@ -321,12 +321,14 @@ func BenchmarkGet(b *testing.B) {
 
 func TestPatienceOf(t *testing.T) {
 	client, _ := pair(t, false)
-	require.NoError(t, client.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 7 * time.Second, Interval: 3 * time.Second}))
+	require.NoError(t, client.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 7 * time.Second, Interval: 3 * time.Second, Count: 4}))
 	control(t, client, func(fd uintptr) {
 		require.NoError(t, unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1500))
 		p, ok := tcpinfo.PatienceOf(fd)
 		require.True(t, ok)
-		require.Equal(t, tcpinfo.Patience{User: 1500 * time.Millisecond, Idle: 7 * time.Second, Interval: 3 * time.Second}, p)
+		require.Equal(t, tcpinfo.Patience{
+			User: 1500 * time.Millisecond, Idle: 7 * time.Second, Interval: 3 * time.Second, Count: 4, KeepAlive: true,
+		}, p)
 	})
 	_, ok := tcpinfo.PatienceOf(1<<31 - 1)
 	require.False(t, ok)

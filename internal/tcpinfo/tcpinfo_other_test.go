@@ -21,3 +21,11 @@ func TestElsewhereEverythingIsUnsupported(t *testing.T) {
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.False(t, tcpinfo.MPTCP(0))
 }
+
+func TestElsewhereKeepAliveIsUnsupported(t *testing.T) {
+	require.ErrorIs(t, tcpinfo.SetKeepAlive(0, true), errors.ErrUnsupported)
+	require.ErrorIs(t, tcpinfo.SetKeepIdle(0, 0), errors.ErrUnsupported)
+	require.ErrorIs(t, tcpinfo.SetUserTimeout(0, 0), errors.ErrUnsupported)
+	_, err := tcpinfo.KeepIdle(0)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+}
