@@ -1,0 +1,169 @@
+package sockdiag
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxFile bounds what is read of a file: Linux 6.18 has 5 kB in netstat.
+const maxFile = 64 << 10
+
+func orphans() (int, error) {
+	var room [1024]byte
+	const name = "/proc/net/sockstat"
+	b, err := readFile(name, room[:])
+	if err != nil {
+		return 0, err
+	}
+	n, ok := parseOrphans(b)
+	if !ok || n > math.MaxInt32 {
+		return 0, unreadable(name)
+	}
+	return int(n), nil
+}
+
+func synRetransmits() (uint64, error) {
+	const name = "/proc/net/netstat"
+	b, err := readFile(name, make([]byte, maxFile))
+	if err != nil {
+		return 0, err
+	}
+	n, ok := parseNetstat(b, "TcpExt:", "TCPSynRetrans")
+	if !ok {
+		return 0, unreadable(name)
+	}
+	return n, nil
+}
+
+func portRange() (lo, hi int, err error) {
+	var room [64]byte
+	const name = "/proc/sys/net/ipv4/ip_local_port_range"
+	b, err := readFile(name, room[:])
+	if err != nil {
+		return 0, 0, err
+	}
+	lo, hi, ok := parsePortRange(b)
+	if !ok {
+		return 0, 0, unreadable(name)
+	}
+	return lo, hi, nil
+}
+
+// parseOrphans finds "TCP: inuse 5 orphan 0 tw 2".
+func parseOrphans(b []byte) (n uint64, ok bool) {
+	for line := range bytes.Lines(b) {
+		fields, found := bytes.CutPrefix(line, []byte("TCP: "))
+		if !found {
+			continue
+		}
+		for len(fields) > 0 {
+			var name, value []byte
+			name, fields = field(fields)
+			value, fields = field(fields)
+			if string(name) == "orphan" {
+				return number(value)
+			}
+		}
+	}
+	return 0, false
+}
+
+// parseNetstat finds a value in pairs of lines: one of names and one of values,
+// both behind the same heading.
+func parseNetstat(b []byte, heading, name string) (n uint64, ok bool) {
+	for len(b) > 0 {
+		var names, values []byte
+		names, b, _ = bytes.Cut(b, []byte("\n"))
+		if first, rest := field(names); string(first) != heading {
+			continue
+		} else {
+			names = rest
+		}
+		values, b, _ = bytes.Cut(b, []byte("\n"))
+		if first, rest := field(values); string(first) != heading {
+			return 0, false
+		} else {
+			values = rest
+		}
+		for {
+			var at, value []byte
+			at, names = field(names)
+			value, values = field(values)
+			if len(at) == 0 || len(value) == 0 {
+				break
+			}
+			if string(at) == name {
+				return number(value)
+			}
+		}
+	}
+	return 0, false
+}
+
+func parsePortRange(b []byte) (lo, hi int, ok bool) {
+	first, b := field(b)
+	last, b := field(b)
+	more, _ := field(b)
+	l, okLow := number(first)
+	h, okHigh := number(last)
+	if !okLow || !okHigh || len(more) > 0 || l > h || h > math.MaxUint16 {
+		return 0, 0, false
+	}
+	return int(l), int(h), true
+}
+
+// field cuts the first word from b, which is empty when there is none.
+func field(b []byte) (word, rest []byte) {
+	const space = " \t\r\n"
+	b = bytes.TrimLeft(b, space)
+	if i := bytes.IndexAny(b, space); i >= 0 {
+		return b[:i], b[i:]
+	}
+	return b, nil
+}
+
+func number(b []byte) (n uint64, ok bool) {
+	if len(b) == 0 {
+		return 0, false
+	}
+	for _, c := range b {
+		if c < '0' || c > '9' || n > (math.MaxUint64-uint64(c-'0'))/10 {
+			return 0, false
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return n, true
+}
+
+// readFile fills room. What is longer cannot be read. It uses no os.File, which
+// would ask Go's poller about every file.
+func readFile(name string, room []byte) ([]byte, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	for n := 0; n < len(room); {
+		m, err := unix.Read(fd, room[n:])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: name, Err: err}
+		case m == 0:
+			return room[:n], nil
+		default:
+			n += m
+		}
+	}
+	return nil, &os.PathError{Op: "read", Path: name, Err: io.ErrShortBuffer}
+}
+
+var errFormat = errors.New("unknown format")
+
+func unreadable(name string) error { return fmt.Errorf("%s: %w", name, errFormat) }
