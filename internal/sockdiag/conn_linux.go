@@ -39,6 +39,7 @@ type conn struct {
 	send     []byte
 	recv     []byte
 	answered [batch]bool
+	yielded  Socket
 }
 
 func open() (*Conn, error) { return openWith(openSocket) }
@@ -383,8 +384,8 @@ func (c *conn) walk(q Query, mask uint32, yield func(*Socket) bool) (d Dumped, e
 				}
 				c.count.Stray++ // an acknowledgement, which nobody asked for
 			case unix.SOCK_DIAG_BY_FAMILY, tcpDiagGetSock:
-				var s Socket
-				if !parseSocket(&s, body) {
+				s := &c.yielded
+				if !parseSocket(s, body) {
 					c.count.Malformed++
 					disturbed = true
 					continue
@@ -394,7 +395,7 @@ func (c *conn) walk(q Query, mask uint32, yield func(*Socket) bool) (d Dumped, e
 					return d, nil
 				}
 				d.Sockets++
-				if !yield(&s) {
+				if !yield(s) {
 					return d, nil
 				}
 			default:

@@ -11,13 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFile bounds what is read of a file: Linux 6.18 has 5 kB in netstat.
-const maxFile = 64 << 10
-
 func orphans() (int, error) {
-	var room [1024]byte
 	const name = "/proc/net/sockstat"
-	b, err := readFile(name, room[:])
+	b, err := readFile(name, 1024)
 	if err != nil {
 		return 0, err
 	}
@@ -29,8 +25,8 @@ func orphans() (int, error) {
 }
 
 func synRetransmits() (uint64, error) {
-	const name = "/proc/net/netstat"
-	b, err := readFile(name, make([]byte, maxFile))
+	const name = "/proc/net/netstat" // 5 kB on Linux 6.18
+	b, err := readFile(name, 32<<10)
 	if err != nil {
 		return 0, err
 	}
@@ -42,9 +38,8 @@ func synRetransmits() (uint64, error) {
 }
 
 func portRange() (lo, hi int, err error) {
-	var room [64]byte
 	const name = "/proc/sys/net/ipv4/ip_local_port_range"
-	b, err := readFile(name, room[:])
+	b, err := readFile(name, 64)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -120,13 +115,18 @@ func parsePortRange(b []byte) (lo, hi int, ok bool) {
 
 // field cuts the first word from b, which is empty when there is none.
 func field(b []byte) (word, rest []byte) {
-	const space = " \t\r\n"
-	b = bytes.TrimLeft(b, space)
-	if i := bytes.IndexAny(b, space); i >= 0 {
-		return b[:i], b[i:]
+	start := 0
+	for start < len(b) && space(b[start]) {
+		start++
 	}
-	return b, nil
+	end := start
+	for end < len(b) && !space(b[end]) {
+		end++
+	}
+	return b[start:end], b[end:]
 }
+
+func space(c byte) bool { return c == ' ' || c == '\t' || c == '\n' }
 
 func number(b []byte) (n uint64, ok bool) {
 	if len(b) == 0 {
@@ -141,9 +141,10 @@ func number(b []byte) (n uint64, ok bool) {
 	return n, true
 }
 
-// readFile fills room. What is longer cannot be read. It uses no os.File, which
-// would ask Go's poller about every file.
-func readFile(name string, room []byte) ([]byte, error) {
+// readFile returns a file of less than size bytes; what is longer cannot be
+// read. It uses no os.File, which would ask Go's poller about every file.
+func readFile(name string, size int) ([]byte, error) {
+	room := make([]byte, size)
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}

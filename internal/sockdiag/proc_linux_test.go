@@ -84,14 +84,14 @@ func TestFilesOfThisKernel(t *testing.T) {
 func TestReadFile(t *testing.T) {
 	name := t.TempDir() + "/f"
 	require.NoError(t, os.WriteFile(name, []byte("12345"), 0o600))
-	b, err := readFile(name, make([]byte, 6))
+	b, err := readFile(name, 6)
 	require.NoError(t, err)
 	require.Equal(t, "12345", string(b))
-	_, err = readFile(name, make([]byte, 5))
+	_, err = readFile(name, 5)
 	require.Error(t, err, "there may be more")
-	_, err = readFile(name+"x", make([]byte, 5))
+	_, err = readFile(name+"x", 5)
 	require.ErrorIs(t, err, os.ErrNotExist)
-	_, err = readFile(t.TempDir(), make([]byte, 5))
+	_, err = readFile(t.TempDir(), 5)
 	require.ErrorIs(t, err, unix.EISDIR)
 	require.ErrorIs(t, unreadable(name), errFormat)
 }

@@ -116,9 +116,11 @@ type Query struct {
 
 	LocalPort, RemotePort uint16 // 0 is any
 
-	// MPTCP returns the sockets of Multipath TCP that the application holds,
-	// which Lookup cannot find, in place of TCP sockets, of which each of them
-	// has one per path. Before Linux 5.9 it returns TCP sockets all the same.
+	// MPTCP returns the sockets of Multipath TCP connections in place of the
+	// TCP sockets of their paths. They have the state that the application has
+	// brought about; no lookup finds them. Those that fell back to TCP are
+	// among them (Linux 6.18). Before Linux 5.9, which does not know the
+	// question, it returns TCP sockets all the same.
 	MPTCP bool
 
 	// Info asks for Socket.Info, which is not there for MPTCP.
@@ -187,8 +189,10 @@ func (c *Conn) Close() error { return c.close() }
 // The results are valid whatever the error, which is the first reason why one
 // of them is Unknown, if it is known.
 //
-// Of Multipath TCP it finds the TCP socket of the path with these addresses,
-// whose Inode is 0 or that of the MPTCP socket; see Query.MPTCP.
+// Of Multipath TCP it finds the TCP socket of the path with these addresses.
+// That one knows little of the connection: it may stay in ESTABLISHED, with the
+// Inode that it had, long after the application has closed (seen on Linux
+// 6.18). Only a dump shows the rest, see Query.MPTCP.
 func (c *Conn) Lookup(dst []Result, tuples []Tuple) ([]Result, error) {
 	dst, _, err := c.lookup(dst, nil, tuples, false)
 	return dst, err
@@ -214,7 +218,8 @@ func (c *Conn) Stats() Stats { return c.stats() }
 // Orphans returns how many TCP sockets of the whole host, of every network
 // namespace, were closed and still wait for the peer (field orphan of
 // /proc/net/sockstat). As long as it is 0 nobody's closed socket is in
-// FIN-WAIT-1, CLOSING or LAST-ACK; time-wait entries are not counted.
+// FIN-WAIT-1, CLOSING or LAST-ACK. Not counted are time-wait entries, nor the
+// closed connections of Multipath TCP.
 func Orphans() (int, error) { return orphans() }
 
 // SynRetransmits returns how many SYNs and SYN-ACKs the network namespace of
