@@ -65,10 +65,11 @@ type entry struct {
 	role Role // immutable after Track
 
 	// Owned by the loop.
-	state State
-	slow  bool // epoll does not watch it: only the sweep sees it
-	last  traffic
-	sus   *suspicion // nil while there is nothing to suspect
+	state   State
+	slow    bool // epoll does not watch it: only the sweep sees it
+	audited bool // its settings were looked at
+	last    traffic
+	sus     *suspicion // nil while there is nothing to suspect
 }
 
 // ending is what is known of the end of a connection. It is apart from the

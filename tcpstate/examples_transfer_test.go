@@ -42,6 +42,10 @@ var transferExamples = []exampleRow{
 	{"local_not_reading_mutual", example(KindLocalNotReading, Server, stuckFor(30*time.Second), unreadBytes(87040), func(f *Finding) {
 		f.Evidence.NoWindow, f.Evidence.NotSent, f.Evidence.ReadsSeen = true, 4096, false
 	})},
+	{"keepalive_off", audit(KindKeepaliveOff, "keepalive", "off", "idle dead peer noticed", "never")},
+	{"keepalive_slow", audit(KindKeepaliveSlow, "keepalive", "after 10m, then 9 times every 1m15s", "idle dead peer noticed", "after 21m15s")},
+	{"keepalive_user_timeout", audit(KindKeepaliveUserTimeout, "keepalive", "after 15s, then 9 times every 15s", "user timeout", "20s", "idle dead peer noticed", "after 30s")},
+	{"keepalive_contradictory", audit(KindKeepaliveContradictory, "keepalive", "after 1m, then 9 times every 15s", "user timeout", "5s", "idle dead peer noticed", "after 1m15s")},
 	{"idle_unverifiable", example(KindIdleUnverifiable, Client, stuckFor(25*time.Minute))},
 }
 
@@ -53,4 +57,15 @@ func stuckFor(d time.Duration) func(*Finding) {
 		f.Evidence.PeerFIN = unknownAge
 		f.Evidence.AppRead, f.Evidence.DataIn, f.Evidence.ACK = Duration(d+time.Second), Duration(d+2*time.Second), Duration(d)
 	}
+}
+
+// audit makes up a finding about settings.
+func audit(k Kind, notes ...string) Finding {
+	return example(k, Client, func(f *Finding) {
+		f.Subject = Subject{Type: SubjectSite, Name: "payments", Target: "payments.internal:443"}
+		f.Evidence = unknownEvidence()
+		for i := 0; i < len(notes); i += 2 {
+			f.Evidence.note(notes[i], notes[i+1])
+		}
+	})
 }

@@ -79,6 +79,22 @@ func (s *story) idleUnverifiable() {
 	s.say("nothing came from %s for %s and nothing asked for it. Whether it is still there cannot be known from this end.", s.peer(), age(s.f.Age()))
 }
 
+func (s *story) keepaliveOff() {
+	s.say("connections made here lie idle with keepalive off; nothing would notice that the peer is gone.")
+}
+
+func (s *story) keepaliveSlow() {
+	s.say("the first keepalive probe comes late; load balancers and NATs forget idle connections after 4 to 15 min.")
+}
+
+func (s *story) keepaliveUserTimeout() {
+	s.say("the user timeout is over by the second keepalive timer: one lost probe ends a healthy connection.")
+}
+
+func (s *story) keepaliveContradictory() {
+	s.say("the user timeout is shorter than the silence before the first keepalive probe.")
+}
+
 func (s *story) poolPerCall() {
 	s.say("this line made at least %d pools within a minute, and none of them has used a connection twice.", manyPools)
 }

@@ -135,4 +135,54 @@ var idleKinds = []kindRow{{
 	say: (*story).idleUnverifiable,
 }}
 
-var keepaliveKinds []kindRow
+// The kinds of settings that notice a vanished peer late, or wrongly.
+const (
+	KindKeepaliveOff           Kind = "keepalive.off"
+	KindKeepaliveSlow          Kind = "keepalive.slow"
+	KindKeepaliveUserTimeout   Kind = "keepalive.user_timeout_overrides"
+	KindKeepaliveContradictory Kind = "keepalive.contradictory"
+)
+
+const (
+	auditDefault   = "once for each line, when a connection has been idle for 30 s"
+	auditFix       = "DetectWithin on the dialer or listener sets keepalive and user timeout so that they agree"
+	checkKeepalive = "ss -tnop state established | grep pid={pid},"
+)
+
+var keepaliveKinds = []kindRow{{
+	KindInfo: KindInfo{
+		Kind: KindKeepaliveOff, Severity: Audit, Phase: PhaseTransfer, Subject: SubjectSite,
+		Title:   "keepalive is off",
+		Meaning: "Connections made here lie idle with keepalive off: a peer that vanishes is never noticed, and a middlebox may forget them.",
+		Causes:  []string{"KeepAlive is negative in the net.Dialer or net.ListenConfig", "the connections were not made by package net"},
+		Fix:     auditFix, Default: auditDefault, Checks: []string{checkKeepalive},
+	},
+	say: (*story).keepaliveOff,
+}, {
+	KindInfo: KindInfo{
+		Kind: KindKeepaliveSlow, Severity: Audit, Phase: PhaseTransfer, Subject: SubjectSite,
+		Title:   "keepalive is slower than middleboxes",
+		Meaning: "The first keepalive probe comes after more than 4 minutes of silence: some load balancers and NATs have forgotten the connection by then.",
+		Causes:  []string{"KeepAlive or KeepAliveConfig.Idle is set to many minutes"},
+		Fix:     auditFix, Default: auditDefault, Checks: []string{checkKeepalive},
+	},
+	say: (*story).keepaliveSlow,
+}, {
+	KindInfo: KindInfo{
+		Kind: KindKeepaliveUserTimeout, Severity: Audit, Phase: PhaseTransfer, Subject: SubjectSite,
+		Title:   "one lost probe ends the connection",
+		Meaning: "TCP_USER_TIMEOUT is so short that the kernel gives up after one unanswered keepalive probe; the number of probes does not count.",
+		Causes:  []string{"the user timeout was set without regard to the keepalive times"},
+		Fix:     auditFix, Default: auditDefault, Checks: []string{checkKeepalive},
+	},
+	say: (*story).keepaliveUserTimeout,
+}, {
+	KindInfo: KindInfo{
+		Kind: KindKeepaliveContradictory, Severity: Audit, Phase: PhaseTransfer, Subject: SubjectSite,
+		Title:   "user timeout ends before the first probe",
+		Meaning: "TCP_USER_TIMEOUT is shorter than the keepalive idle time: of the two, one is not meant as it stands.",
+		Causes:  []string{"the user timeout is meant for writes, keepalive is left at its default"},
+		Fix:     auditFix, Default: auditDefault, Checks: []string{checkKeepalive},
+	},
+	say: (*story).keepaliveContradictory,
+}}

@@ -25,6 +25,9 @@ func (t *Tracker) lookOpen(e *entry, now int64, hist history, seen *observation)
 		e: e, now: now, sample: &s.sample, seen: seen,
 		limits: &cfg.limits, sweep: int64(min(cfg.sweep(), time.Hour)), queues: s.full,
 	}
+	if s.sample.ok && o.auditable() {
+		t.audit(e, now)
+	}
 	asked := s.sample.ok && o.questionable()
 	if asked && !s.full {
 		s.again(e)

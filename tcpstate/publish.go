@@ -221,7 +221,8 @@ func (e *entry) rankLocked(k Kind, hide []string) []rankedSite {
 		order = []rankedSite{failed, use, handler, born}
 	case KindLeakDeadSocket:
 		order = []rankedSite{use, handler, failed, eof, born}
-	case KindLeakCollected, KindCloseWaitNeverRead, KindCloseWaitIdleInPool:
+	case KindLeakCollected, KindCloseWaitNeverRead, KindCloseWaitIdleInPool, KindIdleUnverifiable,
+		KindKeepaliveOff, KindKeepaliveSlow, KindKeepaliveUserTimeout, KindKeepaliveContradictory:
 		order = []rankedSite{born, use, handler}
 	default:
 		order = []rankedSite{use, handler, born, eof, failed}
