@@ -3,6 +3,7 @@ module github.com/tcpstate/tcpstate-go/examples
 go 1.26.0
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/stretchr/testify v1.12.1
 	github.com/tcpstate/tcpstate-go v0.0.0
 	go.opentelemetry.io/contrib/bridges/otelslog v0.21.0

@@ -79,7 +79,7 @@ var peerKinds = []kindRow{{
 			"a proxy in between took the request and lost it",
 		},
 		Fix:     "look at the server: the network has done its part",
-		Default: "at 80 % of the deadline of the request's context, or past the declared Expect.Silence; else off",
+		Default: "no first byte at 80 % of the deadline of the request's context, or silence for longer than the declared Expect.Silence; else off",
 		Checks:  []string{checkPeer},
 	},
 	say:         (*story).noResponse,

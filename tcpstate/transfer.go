@@ -186,7 +186,8 @@ func (f *facts) noResponse() verdict {
 	}
 	sent, heard := f.now-int64(s.dataSent), f.now-int64(s.dataRecv)
 	v := verdict{kind: KindPeerNoResponse, cause: "headers", since: max(sent, w.begun)}
-	switch begun := s.dataRecv < s.dataSent; { // since the request went out
+	begun := s.dataRecv < s.dataSent // since the request went out
+	switch {
 	case w.begun == 0 && begun:
 		return verdict{} // the exchange is over, for all that is known
 	case begun && !w.reading && (w.told || w.silence == 0):
@@ -197,11 +198,9 @@ func (f *facts) noResponse() verdict {
 	switch {
 	case w.silence > 0:
 		return f.after(v.since+int64(w.silence), v)
-	case w.until == 0:
-		return verdict{}
+	case w.until == 0 || begun:
+		return verdict{} // streams last, and their deadline is not one for each byte
 	}
-	// An answer that has come in part restarts the clock: then half of the time
-	// must have passed in silence.
 	return f.after(max(w.patienceEnds(), v.since+(w.until-w.begun)/2), v)
 }
 
