@@ -26,7 +26,7 @@ func TestAConnectThatNobodyAnswers(t *testing.T) {
 		client := l.A.Start()
 		c := client.DialBegin(Dial{Addr: AddrB + ":80"})
 		require.Contains(t, c.Wait(), "connection refused")
-		require.Less(t, c.Result.Took, time.Second)
+		require.Less(t, c.Result.Took, Deadline/10)
 		client.ExpectSilence()
 	})
 	t.Run("twin: one SYN lost", func(t *testing.T) {
@@ -103,9 +103,15 @@ func TestAConnectWhoseAddressesAreStuck(t *testing.T) {
 		slow := client.DialBegin(Dial{Addr: ln.Addr})
 		l.Wait("the SYN to be dropped", func() bool { return l.B.Dropped("input") > 0 })
 		fresh := client.Dial(Dial{Addr: ln.Addr})
-		fresh.Exchange(ln.Accept(), 100)
 		require.Empty(t, slow.Wait())
-		slow.Exchange(ln.Accept(), 100)
+		// A busy machine decides which of the two comes first.
+		for _, s := range []*Conn{ln.Accept(), ln.Accept()} {
+			require.Empty(t, s.Write(100))
+		}
+		for _, c := range []*Conn{slow, fresh} {
+			require.Empty(t, c.Write(100))
+			require.Empty(t, c.Read(100))
+		}
 		client.ExpectSilence()
 	})
 }

@@ -60,6 +60,6 @@ func (a *Agent) serious() []Told {
 	a.t.Helper()
 	f := a.Findings()
 	return slices.DeleteFunc(append(f.Told, f.Open...), func(f Told) bool {
-		return f.Severity == tcpstate.Inventory.String()
+		return f.Severity != tcpstate.Warning.String() && f.Severity != tcpstate.Error.String()
 	})
 }

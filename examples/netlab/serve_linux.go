@@ -24,7 +24,8 @@ import (
 // defaults. The kernel's timers cannot be scaled.
 const Scale = 10
 
-// config returns what the tracker of an agent is told.
+// config returns what the tracker of an agent is told: every default threshold,
+// scaled.
 func config() tcpstate.Config {
 	const second = time.Second / Scale
 	return tcpstate.Config{
@@ -98,15 +99,22 @@ type serverConn struct {
 
 func (c *serverConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
 
-// Told is what an observer was told of a finding.
+// Told is a finding, as an observer was told of it or as it is open now.
 type Told struct {
-	Event    string // opened or changed
+	Event    string // opened, changed or open
 	Kind     tcpstate.Kind
 	Cause    string
 	Severity string
 	State    string
-	Subject  string
+	Subject  string // "local-remote"
 	Summary  string
+}
+
+func tell(event string, f tcpstate.Finding) Told {
+	return Told{
+		Event: event, Kind: f.Kind, Cause: f.Cause, Severity: f.Severity.String(), State: f.State.String(),
+		Subject: f.Subject.Local + "-" + f.Subject.Remote, Summary: f.Title + ": " + f.Summary,
+	}
 }
 
 func (t Told) String() string {
@@ -118,10 +126,7 @@ func (a *server) observer() *tcpstate.Observer {
 		return func(f tcpstate.Finding) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			a.told = append(a.told, Told{
-				Event: event, Kind: f.Kind, Cause: f.Cause, Severity: f.Severity.String(), State: f.State.String(),
-				Subject: f.Subject.Local + "-" + f.Subject.Remote, Summary: f.Title + ": " + f.Summary,
-			})
+			a.told = append(a.told, tell(event, f))
 		}
 	}
 	return &tcpstate.Observer{
@@ -136,7 +141,7 @@ func (a *server) observer() *tcpstate.Observer {
 }
 
 // Findings are all findings so far: those of which the observer was told, and
-// those that joined a group.
+// those that are open, which include later members of a group.
 type Findings struct {
 	Told []Told
 	Open []Told
@@ -145,10 +150,7 @@ type Findings struct {
 // Findings returns what was found so far.
 func (a *server) Findings(_ struct{}, out *Findings) error {
 	for _, f := range a.tracker.Findings() {
-		out.Open = append(out.Open, Told{
-			Event: "open", Kind: f.Kind, Cause: f.Cause, Severity: f.Severity.String(), State: f.State.String(),
-			Subject: f.Subject.Local + "-" + f.Subject.Remote, Summary: f.Title + ": " + f.Summary,
-		})
+		out.Open = append(out.Open, tell("open", f))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -334,7 +336,12 @@ func (a *server) End(arg End, _ *struct{}) error {
 
 // Info returns TCP_INFO, of a dial in progress as well.
 func (a *server) Info(id int, out *json.RawMessage) error {
-	info, err := tcpstate.ReadInfo(a.conn(id))
+	c := a.conn(id)
+	if c == nil { // the dial has no socket yet
+		*out = json.RawMessage("{}")
+		return nil
+	}
+	info, err := tcpstate.ReadInfo(c)
 	if err != nil {
 		return err
 	}
