@@ -89,7 +89,8 @@ func TestDataThatIsNeverDelivered(t *testing.T) {
 			} else {
 				require.Empty(t, peer.Read(100<<10))
 				l.B.Drop("input", "")
-				conn.Write(100 << 10)
+				conn.WriteBegin(100 << 10)
+				l.Wait("the bytes to be sent", func() bool { return conn.Info().Unacked > 0 })
 			}
 			conn.Close()
 			for n := 2; n <= 4; n++ {

@@ -188,7 +188,7 @@ func TestAPathThatLosesLargeSegments(t *testing.T) {
 			c.Exchange(s, 100)
 			sibling := client.Dial(Dial{Addr: other.Addr, KeepAlive: -1})
 			sibling.Exchange(other.Accept(), 100)
-			c.Write(write.bytes)
+			c.WriteBegin(write.bytes)
 			for n := uint8(1); n <= 3; n++ {
 				retried(l, c, n)
 				i := c.Record(fmt.Sprint("retransmission ", n))
