@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
@@ -35,6 +36,21 @@ type Dialer struct {
 	// (gRPC, MySQL). Reads of the application are then not seen: a finding
 	// cannot say who read the end of the stream.
 	NoWrap bool
+
+	// DetectWithin is the time in which the kernel finds out that the peer or
+	// the path to it is dead, and ends the connection with ETIMEDOUT, whether it
+	// is idle or writing. Zero and less leave the sockets as they are. Less than
+	// 2s is 2s, more than a day is a day. Below 5s it may take a little longer,
+	// and below 4s one or two lost packets end the connection.
+	//
+	// It sets keepalive and, on Linux, TCP_USER_TIMEOUT (tcp(7)) after the dial,
+	// which keeps its own time limit. A peer that lives but does not read is
+	// given up as well, once its window has been closed for that long. A
+	// keepalive configured in NetDialer stays as it is; TCP_USER_TIMEOUT is then
+	// longer where a single lost probe would be fatal. Multipath TCP and systems
+	// beyond Linux have keepalive only, which ends idle connections. What the
+	// system refuses is left out, and no error.
+	DetectWithin time.Duration
 }
 
 // Dial connects to address, as net.Dialer.Dial does.
@@ -107,6 +123,9 @@ func (d *Dialer) dial(ctx context.Context, network, address string, dial DialFun
 	}
 	dialing := t.BeginDial(ctx, network, tcpstate.Origin{Name: d.Name, Target: address, Expect: d.Expect})
 	conn, err := dial(ctx, network, address)
+	if err == nil {
+		d.detect(conn)
+	}
 	return dialing.Done(conn, err, !d.NoWrap), err
 }
 

@@ -33,6 +33,21 @@ type Config struct {
 	// Reads of the application are then not seen: a finding cannot say who
 	// read the end of the stream.
 	NoWrap bool
+
+	// DetectWithin is the time in which the kernel finds out that a client or
+	// the path to it is dead, and ends the connection with ETIMEDOUT, whether it
+	// is idle or writing. Zero and less leave the sockets as they are. Less than
+	// 2s is 2s, more than a day is a day. Below 5s it may take a little longer,
+	// and below 4s one or two lost packets end the connection.
+	//
+	// It sets keepalive and, on Linux, TCP_USER_TIMEOUT (tcp(7)) on each
+	// accepted connection. A client that lives but does not read is given up as
+	// well, once its window has been closed for that long. A keepalive
+	// configured in NetConfig stays as it is; TCP_USER_TIMEOUT is then longer
+	// where a single lost probe would be fatal. Multipath TCP and systems beyond
+	// Linux have keepalive only, which ends idle connections. What the system
+	// refuses is left out, and no error.
+	DetectWithin time.Duration
 }
 
 // Listen announces on address, as net.ListenConfig.Listen does. On networks
@@ -93,6 +108,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return c, err
 	}
+	l.detect(c)
 	if l.config.NoWrap {
 		l.config.Tracker.Attach(c, l.origin)
 		return c, nil

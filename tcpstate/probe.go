@@ -94,7 +94,7 @@ const (
 // row that go unanswered. With TCP_USER_TIMEOUT one lost probe could be fatal,
 // and none is sent at all.
 //
-// For a few milliseconds SO_KEEPALIVE and TCP_KEEPIDLE have other values. The
+// For a few milliseconds SO_KEEPALIVE and TCP_KEEPIDLE have values of Probe. The
 // keepalive methods of Conn wait for nobody and see the application's values.
 // What is configured past them, on the descriptor, is left alone as far as it
 // can be told: TCP_KEEPIDLE has changed.
