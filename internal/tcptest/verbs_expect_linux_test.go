@@ -85,7 +85,7 @@ func (r *run) expect(st *statement) error {
 			return err
 		}
 	}
-	limit := r.unit*6/5 + 2*sampled
+	limit := r.unit*6/5 + sampled
 	if text := st.opts["within"]; text != "" {
 		if limit, err = r.duration(text); err != nil {
 			return err
