@@ -85,7 +85,8 @@ func (r *run) expect(st *statement) error {
 			return err
 		}
 	}
-	limit := r.unit*6/5 + sampled
+	// What has waited since the last action is part of it.
+	limit := r.unit*6/5 + sampled - r.clk.Now().Sub(r.acted)
 	if text := st.opts["within"]; text != "" {
 		if limit, err = r.duration(text); err != nil {
 			return err
@@ -93,7 +94,7 @@ func (r *run) expect(st *statement) error {
 	}
 	r.allowed = append(r.allowed, kind)
 	if !exists(kind) {
-		return r.pass(r.unit/5 + sampled) // a rehearsal
+		return r.pass(max(limit, 0)) // a rehearsal
 	}
 	was := tcpstate.Kind(st.opts["was"])
 	if was != "" {
@@ -122,7 +123,7 @@ func (r *run) expect(st *statement) error {
 			return nil
 		}
 		if r.clk.Now().After(end) {
-			return fmt.Errorf("%d of %d %s after %v", len(found), want, kind, limit)
+			return fmt.Errorf("%d of %d %s after %v", len(found), want, kind, limit.Round(time.Millisecond))
 		}
 		r.clk.Advance(min(time.Second, max(r.unit/10, 100*time.Millisecond)))
 	}
