@@ -16,8 +16,8 @@ func expectVerbs() map[string]*verb {
 	return map[string]*verb{
 		"wait":   {"D: lets time pass in which nothing else is found", 1, 1, "", "", (*run).wait},
 		"silent": {"D: the same, at the end of a twin", 1, 1, "", "", (*run).wait},
-		"expect": {"[inventory|count|audit] KIND, or none: time passes until exactly that is found; was: the finding that becomes it", 1, 2,
-			"cause= severity= name= role= phase= state= site= count= was= within=", "", (*run).expect},
+		"expect": {"[inventory|count|audit] KIND, or none: time passes until exactly that is found; site: the role of the first one; subject: conn or other; was: the finding that becomes it; within: in place of what is left of T and a sweep since the last action", 1, 2,
+			"cause= severity= name= role= phase= state= site= subject= count= was= within=", "", (*run).expect},
 		"allow":      {"KIND: may be found, too", 1, 1, "", "", (*run).allow},
 		"expectdial": {"retrans>=N: the last dial that ended needed so many SYNs", 1, 1, "", "", (*run).expectDial},
 		"repeat":     {"N: the lines up to end, N times", 1, 1, "", "end", (*run).repeat},
@@ -180,13 +180,16 @@ func (r *run) expectNone() error {
 
 // matches compares a finding with the options of expect.
 func matches(f *tcpstate.Finding, opts map[string]string) error {
-	site := ""
+	site, subject := "", "other"
+	if f.Subject.ID != 0 {
+		subject = "conn"
+	}
 	if len(f.Sites) > 0 {
 		site = strings.ReplaceAll(f.Sites[0].Role, " ", "-")
 	}
 	for name, got := range map[string]string{
 		"cause": f.Cause, "severity": f.Severity.String(), "name": f.Subject.Name, "role": f.Subject.Role.String(),
-		"phase": strings.ReplaceAll(f.Phase.String(), " ", "-"), "state": strings.ToLower(f.State.String()), "site": site,
+		"phase": strings.ReplaceAll(f.Phase.String(), " ", "-"), "state": strings.ToLower(f.State.String()), "site": site, "subject": subject,
 	} {
 		if want := opts[name]; want != "" && want != got {
 			return fmt.Errorf("%s=%q in place of %q: %s\n%s", name, got, want, describeFinding(f), f.String())
