@@ -30,5 +30,8 @@
 // skips the test and says why; [Pair], [Listen], [WaitUntil] and [TLSConfigs]
 // work everywhere.
 //
+// The scenarios that tcpstate has to tell apart are scripts made of all this,
+// see testdata/script/README.md.
+//
 // Nothing but tests may import this package.
 package tcptest

@@ -90,6 +90,10 @@ func TestAScriptFailsWhenItIsWrong(t *testing.T) {
 			"case C06 close_wait.eof_seen\nserver s c\nsay c s 5\nclose c\neof s\nwait 1.2T\nexpect close_wait.eof_seen\n",
 			"x.txt:6: wait: after 3",
 		},
+		"a finding that comes too late": {
+			"case C04 close_wait.idle_in_pool\nserver s c\nsay c s 5\nclose c\nexpect close_wait.not_reading\n",
+			"x.txt:5: expect: 0 of 1 close_wait.not_reading after 27s", // by the T of the head
+		},
 		"a finding with another name": {
 			"case C06 close_wait.eof_seen\nserver s c name=api\nclose c\neof s\nexpect close_wait.eof_seen name=web\n",
 			`name="api" in place of "web"`,

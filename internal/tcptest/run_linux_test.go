@@ -62,6 +62,7 @@ type run struct {
 	tlsServer, tlsClient *tls.Config
 
 	begun    time.Time // by the clock
+	acted    time.Time // by the clock: when the last statement ended that does not only wait
 	waited   time.Duration
 	expected []expectation
 	verdict  time.Duration
@@ -135,7 +136,7 @@ func newRun(t testing.TB, s *script, seed uint64) *run {
 			return nil
 		},
 	})
-	r.begun = r.clk.Now()
+	r.begun, r.acted = r.clk.Now(), r.clk.Now()
 	t.Cleanup(func() {
 		r.close()
 		stop()
@@ -184,14 +185,19 @@ func (r *run) close() {
 	r.wg.Wait()
 }
 
-// do runs statements, with a pause here and there.
+// do runs statements, with a pause here and there, but not where something may
+// be found at once.
 func (r *run) do(body []statement) error {
 	for i := range body {
 		st := &body[i]
 		if err := st.verb.run(r, st); err != nil {
 			return at(st, err)
 		}
-		if r.rng.IntN(3) == 0 {
+		if !slices.Contains([]string{"wait", "expect", "allow"}, st.name) {
+			r.acted = r.clk.Now()
+		}
+		expects := i+1 < len(body) && body[i+1].name == "expect"
+		if r.rng.IntN(3) == 0 && !expects {
 			if err := r.pass(time.Duration(r.rng.IntN(300)) * time.Millisecond); err != nil {
 				return at(st, err)
 			}

@@ -16,8 +16,8 @@ func expectVerbs() map[string]*verb {
 	return map[string]*verb{
 		"wait":   {"D: lets time pass in which nothing else is found", 1, 1, "", "", (*run).wait},
 		"silent": {"D: the same, at the end of a twin", 1, 1, "", "", (*run).wait},
-		"expect": {"[inventory|count|audit] KIND, or none: time passes until exactly that is found; was: the finding that becomes it", 1, 2,
-			"cause= severity= name= role= phase= state= site= count= was= within=", "", (*run).expect},
+		"expect": {"[inventory|count|audit] KIND, or none: time passes until exactly that is found; site: the role of the first one; subject: conn or other; was: the finding that becomes it; within: in place of what is left of T and a sweep since the last action", 1, 2,
+			"cause= severity= name= role= phase= state= site= subject= count= was= within=", "", (*run).expect},
 		"allow":      {"KIND: may be found, too", 1, 1, "", "", (*run).allow},
 		"expectdial": {"retrans>=N: the last dial that ended needed so many SYNs", 1, 1, "", "", (*run).expectDial},
 		"repeat":     {"N: the lines up to end, N times", 1, 1, "", "end", (*run).repeat},
@@ -85,7 +85,8 @@ func (r *run) expect(st *statement) error {
 			return err
 		}
 	}
-	limit := r.unit*6/5 + 2*sampled
+	// What has waited since the last action is part of it.
+	limit := r.unit*6/5 + sampled - r.clk.Now().Sub(r.acted)
 	if text := st.opts["within"]; text != "" {
 		if limit, err = r.duration(text); err != nil {
 			return err
@@ -93,7 +94,7 @@ func (r *run) expect(st *statement) error {
 	}
 	r.allowed = append(r.allowed, kind)
 	if !exists(kind) {
-		return r.pass(r.unit/5 + sampled) // a rehearsal
+		return r.pass(max(limit, 0)) // a rehearsal
 	}
 	was := tcpstate.Kind(st.opts["was"])
 	if was != "" {
@@ -122,7 +123,7 @@ func (r *run) expect(st *statement) error {
 			return nil
 		}
 		if r.clk.Now().After(end) {
-			return fmt.Errorf("%d of %d %s after %v", len(found), want, kind, limit)
+			return fmt.Errorf("%d of %d %s after %v", len(found), want, kind, limit.Round(time.Millisecond))
 		}
 		r.clk.Advance(min(time.Second, max(r.unit/10, 100*time.Millisecond)))
 	}
@@ -179,13 +180,16 @@ func (r *run) expectNone() error {
 
 // matches compares a finding with the options of expect.
 func matches(f *tcpstate.Finding, opts map[string]string) error {
-	site := ""
+	site, subject := "", "other"
+	if f.Subject.ID != 0 {
+		subject = "conn"
+	}
 	if len(f.Sites) > 0 {
 		site = strings.ReplaceAll(f.Sites[0].Role, " ", "-")
 	}
 	for name, got := range map[string]string{
 		"cause": f.Cause, "severity": f.Severity.String(), "name": f.Subject.Name, "role": f.Subject.Role.String(),
-		"phase": strings.ReplaceAll(f.Phase.String(), " ", "-"), "state": strings.ToLower(f.State.String()), "site": site,
+		"phase": strings.ReplaceAll(f.Phase.String(), " ", "-"), "state": strings.ToLower(f.State.String()), "site": site, "subject": subject,
 	} {
 		if want := opts[name]; want != "" && want != got {
 			return fmt.Errorf("%s=%q in place of %q: %s\n%s", name, got, want, describeFinding(f), f.String())
