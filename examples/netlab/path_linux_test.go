@@ -220,6 +220,9 @@ func TestAPathThatLosesLargeSegments(t *testing.T) {
 		t.Parallel()
 		l := New(t)
 		l.A.Sysctl("net/ipv4/tcp_mtu_probing", "1")
+		// After three retransmissions, the default, it takes longer than the
+		// thresholds of the lab, which are a tenth of the real ones.
+		l.A.Sysctl("net/ipv4/tcp_retries1", "1")
 		client := l.A.Start()
 		c, s := l.Pair(client, l.B.Start())
 		smallMTU(l)
@@ -244,7 +247,7 @@ func TestAMiddleboxThatForgetsAnIdleConnection(t *testing.T) {
 			l.R.Drop("forward", "ct state invalid")
 		}
 	}
-	const idle = 3 * time.Second
+	const idle = 7 * time.Second // of which a tenth of Thresholds.Idle makes a long one
 
 	t.Run("fault: silence", func(t *testing.T) {
 		t.Parallel()

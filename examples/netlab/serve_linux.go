@@ -9,6 +9,7 @@ import (
 	"net/rpc"
 	"net/rpc/jsonrpc"
 	"os"
+	"reflect"
 	"sync"
 	"syscall"
 	"time"
@@ -27,14 +28,12 @@ const Scale = 10
 // config returns what the tracker of an agent is told: every default threshold,
 // scaled.
 func config() tcpstate.Config {
-	const second = time.Second / Scale
-	return tcpstate.Config{
-		SweepInterval: 10 * second,
-		Thresholds: tcpstate.Thresholds{
-			CloseWait:  30 * second,
-			DeadSocket: 30 * second,
-		},
+	c := tcpstate.Config{SweepInterval: 10 * time.Second / Scale, Thresholds: tcpstate.DefaultThresholds()}
+	v := reflect.ValueOf(&c.Thresholds).Elem()
+	for i := range v.NumField() {
+		v.Field(i).SetInt(v.Field(i).Int() / Scale)
 	}
+	return c
 }
 
 const agentEnv = "TCPSTATE_NETLAB_AGENT"
