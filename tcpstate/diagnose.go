@@ -27,6 +27,7 @@ type facts struct {
 	expect    *Expect
 	pooled    bool
 	halfClose bool
+	request   requestFacts // of an accepted connection
 
 	limits *Thresholds
 }
