@@ -90,6 +90,9 @@ func (f *facts) passiveClose() verdict {
 	default:
 		v.kind = KindCloseWaitNotReading
 	}
+	if v.kind == KindCloseWaitNeverRead && (f.open == KindAcceptNeverRead || f.open == v.kind) && f.limits.CloseWait != off {
+		return v // the same bug as before, and now the client has given up
+	}
 	return f.afterGrace(f.finAt, f.limits.CloseWait, v)
 }
 

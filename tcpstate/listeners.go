@@ -155,6 +155,7 @@ func (l *Listening) Drain(grace time.Duration) {
 	}
 	l.declared.Store(true)
 	l.drainFor(grace)
+	l.t.judge.listening.soon(l.t.now())
 	l.t.kick(youngDelay)
 }
 

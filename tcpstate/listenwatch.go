@@ -57,6 +57,15 @@ func (c *listeningChore) remove(l *Listening, now int64) {
 	}
 }
 
+// soon makes the loop look at the listeners.
+func (c *listeningChore) soon(now int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.m) > 0 {
+		c.due = now
+	}
+}
+
 // reconfigured follows Config.Off.
 func (c *listeningChore) reconfigured() {
 	for _, l := range c.sorted() {
