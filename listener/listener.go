@@ -48,7 +48,15 @@ type Config struct {
 	// Linux have keepalive only, which ends idle connections. What the system
 	// refuses is left out, and no error.
 	DetectWithin time.Duration
+
+	// DrainGrace is how long after Close of the Listener, which is the first
+	// thing that http.Server.Shutdown does, or after Drain, its connections may
+	// lie idle, unread and unclosed without being reported. 0 means 30 s, as
+	// long as Kubernetes waits for a pod to end; negative means not at all.
+	DrainGrace time.Duration
 }
+
+const defaultGrace = 30 * time.Second
 
 // Listen announces on address, as net.ListenConfig.Listen does. On networks
 // that are not TCP the Listener accepts what the one below accepts.
@@ -61,12 +69,16 @@ func (c *Config) Listen(ctx context.Context, network, address string) (*Listener
 	if err != nil {
 		return nil, err
 	}
-	return c.Wrap(ln), nil
+	l := c.Wrap(ln)
+	l.watch.Serving()
+	return l, nil
 }
 
 // Wrap returns a Listener that tracks what ln accepts. It belongs directly
-// above the TCP listener, below TLS and protocol listeners. Wrapping a Listener
-// again returns it as it is. A nil ln gives a Listener that accepts nothing.
+// above the TCP listener, below TLS and protocol listeners. That nobody accepts
+// is reported once somebody has: ln may have been inherited and not be served
+// yet. Wrapping a Listener again returns it as it is. A nil ln gives a Listener
+// that accepts nothing.
 func (c *Config) Wrap(ln net.Listener) *Listener {
 	if l, ok := ln.(*Listener); ok {
 		return l
@@ -79,7 +91,7 @@ func (c *Config) Wrap(ln net.Listener) *Listener {
 	if ln != nil {
 		l.origin.Target = ln.Addr().String()
 	}
-	l.remove = l.config.Tracker.AddListener(ln, l.origin)
+	l.watch = l.config.Tracker.AddListener(ln, l.origin)
 	return l
 }
 
@@ -94,7 +106,7 @@ type Listener struct {
 	inner  net.Listener
 	config Config
 	origin tcpstate.Origin
-	remove func() // ends the watch of the accept queue
+	watch  *tcpstate.Listening
 }
 
 // Accept waits for the next connection and returns it as a *tcpstate.Conn, or
@@ -104,24 +116,35 @@ func (l *Listener) Accept() (net.Conn, error) {
 	if l.inner == nil {
 		return nil, syscall.EINVAL
 	}
+	l.watch.Accepting()
 	c, err := l.inner.Accept()
-	if err != nil {
-		return c, err
+	if err == nil {
+		l.detect(c)
 	}
-	l.detect(c)
-	if l.config.NoWrap {
-		l.config.Tracker.Attach(c, l.origin)
-		return c, nil
-	}
-	return l.config.Tracker.Wrap(c, l.origin), nil
+	return l.watch.Accepted(c, err, !l.config.NoWrap), err
 }
 
-// Close closes the listener below. Accepted connections stay open.
+// Drain says that the listener takes its leave, before Close: it may stay open
+// without Accept, and its connections may end as they like. Neither the queue
+// nor silent, idle or unread connections, nor those that are closing, are
+// reported from now on. Connections that their clients have closed, and that
+// this program still holds after DrainGrace, are.
+func (l *Listener) Drain() { l.watch.Drain(l.config.grace()) }
+
+func (c *Config) grace() time.Duration {
+	if c.DrainGrace == 0 {
+		return defaultGrace
+	}
+	return max(c.DrainGrace, 0)
+}
+
+// Close closes the listener below. Accepted connections stay open; for
+// Config.DrainGrace they count as in drain.
 func (l *Listener) Close() error {
 	if l.inner == nil {
 		return syscall.EINVAL
 	}
-	l.remove()
+	l.watch.Remove(l.config.grace())
 	return l.inner.Close()
 }
 

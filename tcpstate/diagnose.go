@@ -33,6 +33,7 @@ type facts struct {
 	near      bool // the peer is on this host
 	pooled    bool
 	halfClose bool
+	request   requestFacts // of an accepted connection
 
 	limits *Thresholds
 }
@@ -94,6 +95,9 @@ func (f *facts) passiveClose() verdict {
 		v.kind = KindCloseWaitNeverRead
 	default:
 		v.kind = KindCloseWaitNotReading
+	}
+	if v.kind == KindCloseWaitNeverRead && (f.open == KindAcceptNeverRead || f.open == v.kind) && f.limits.CloseWait != off {
+		return v // the same bug as before, and now the client has given up
 	}
 	return f.afterGrace(f.finAt, f.limits.CloseWait, v)
 }

@@ -20,9 +20,10 @@ import (
 // connection, its wrapper or a context, so that an unreachable connection is
 // collected as if nobody watched it.
 type entry struct {
-	t      *Tracker
-	id     uint64
-	series *series // never nil
+	t        *Tracker
+	id       uint64
+	series   *series    // never nil
+	listener *Listening // that accepted it, or nil; immutable after Track
 
 	// Written by the data path, read by the loop.
 	readEpoch atomic.Uint64 // epoch of the last Read; 0 never, or a mark below
@@ -131,7 +132,8 @@ type suspicion struct {
 	made       bool // the socket was made for MPTCP, whatever became of it
 	finding    *finding
 	kinds      []Kind // of all findings so far
-	queued     bool   // on the list of suspects
+	waiting    waiting
+	queued     bool // on the list of suspects
 }
 
 // Flags of entry.
@@ -157,7 +159,10 @@ const (
 
 // entered notes that the application reads.
 func (e *entry) entered() {
-	if ep := e.t.epoch.Load(); e.readEpoch.Load() != ep {
+	if ep, was := e.t.epoch.Load(), e.readEpoch.Load(); was != ep {
+		if was == 0 {
+			e.firstRead()
+		}
 		e.readEpoch.Store(ep)
 	}
 }

@@ -35,9 +35,9 @@ var transferExamples = []exampleRow{
 	{"no_response_body", example(KindPeerNoResponse, Client, stuckFor(24*time.Second), use("GET payments.internal:443", true), func(f *Finding) {
 		f.Cause = "body"
 	})},
-	{"peer_silent", example(KindPeerSilent, Client, stuckFor(90*time.Second), func(f *Finding) { f.Evidence.DataOut = Duration(2 * time.Second) })},
-	{"peer_silent_unacked", example(KindPeerSilent, Client, stuckFor(90*time.Second), func(f *Finding) { f.Evidence.Unacked = 2 })},
-	{"peer_silent_window", example(KindPeerSilent, Client, stuckFor(90*time.Second), func(f *Finding) { f.Evidence.NoWindow, f.Evidence.NotSent = true, 100 })},
+	{"heartbeat_missing", example(KindPeerSilent, Client, stuckFor(90*time.Second), func(f *Finding) { f.Evidence.DataOut = Duration(2 * time.Second) })},
+	{"heartbeat_missing_unacked", example(KindPeerSilent, Client, stuckFor(90*time.Second), func(f *Finding) { f.Evidence.Unacked = 2 })},
+	{"heartbeat_missing_window", example(KindPeerSilent, Client, stuckFor(90*time.Second), func(f *Finding) { f.Evidence.NoWindow, f.Evidence.NotSent = true, 100 })},
 	{"local_not_reading", example(KindLocalNotReading, Client, stuckFor(30*time.Second), use("SUBSCRIBE invoices", false), unreadBytes(87040))},
 	{"local_not_reading_mutual", example(KindLocalNotReading, Server, stuckFor(30*time.Second), unreadBytes(87040), func(f *Finding) {
 		f.Evidence.NoWindow, f.Evidence.NotSent, f.Evidence.ReadsSeen = true, 4096, false

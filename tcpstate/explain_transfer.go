@@ -10,10 +10,10 @@ func (s *story) unresponsive() {
 	switch silent := age(s.f.Age()); s.f.Cause {
 	case "window_closed":
 		s.say("%s had closed its window, and for %s it has not answered the kernel, which has asked %s: it is not slow, it is gone.",
-			s.peer(), silent, times(int(s.ev.Probes)))
+			s.peer(), silent, often(int(s.ev.Probes)))
 	default:
 		s.say("nothing acknowledged for %s; the %s in flight were sent again %s. A slow program at the other end would not matter: its kernel acknowledges.",
-			silent, counted(s.ev.SendQueue, "byte"), times(int(s.ev.Timeouts)))
+			silent, counted(s.ev.SendQueue, "byte"), often(int(s.ev.Timeouts)))
 	}
 	s.kernelGivesUp()
 	switch s.f.Cause {
@@ -53,7 +53,7 @@ func (s *story) noResponse() {
 	s.say("%s has the request, every byte of it is acknowledged, and %s has come for %s.", s.peer(), what, age(s.f.Age()))
 }
 
-func (s *story) peerSilent() {
+func (s *story) heartbeatMissing() {
 	s.say("nothing has come from %s for %s.", s.peer(), age(s.f.Age()))
 	switch {
 	case s.ev.Unacked > 0:
@@ -103,8 +103,8 @@ func (s *story) notReturned() {
 	s.say("was taken out of its pool %s ago, has moved no byte for %s, and others wait for a connection.", s.sub.UseFor, age(s.f.Age()))
 }
 
-// times says how often.
-func times(n int) string {
+// often says how often.
+func often(n int) string {
 	switch n {
 	case 1:
 		return "once"

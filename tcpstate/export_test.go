@@ -77,3 +77,10 @@ func Forget(c *Conn) {
 
 // MaxEnds is how many ended connections wait for the loop.
 const MaxEnds = maxEnds
+
+// Inside reports whether a connection was read from inside an outer Accept.
+func Inside(l *Listening) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inside != nil
+}

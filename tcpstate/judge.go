@@ -180,6 +180,7 @@ func (e *entry) reported(k Kind) {
 // account takes leave of a connection that has ended.
 func (t *Tracker) account(e *entry, now int64) {
 	e.series.states[e.state].Add(-1)
+	e.notSilent()
 	e.mu.Lock()
 	leaked, forgotten := e.leaked, e.forgotten
 	if x := e.expect.Load(); x != nil && x.ignores(KindLeakCollected) {

@@ -98,7 +98,7 @@ var peerKinds = []kindRow{{
 		Default: "1.5 times the declared Expect.Heartbeat; else off",
 		Checks:  []string{checkPeer, checkDump},
 	},
-	say:         (*story).peerSilent,
+	say:         (*story).heartbeatMissing,
 	consequence: "Whatever relies on the peer being there relies on nothing.",
 }}
 

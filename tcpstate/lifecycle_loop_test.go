@@ -175,6 +175,8 @@ func TestGoleakChild(t *testing.T) {
 		t.Skip("run by TestGoleakIsContent")
 	}
 	ln := tcptest.Listen(t)
+	l := tcpstate.Default().AddListener(ln, tcpstate.Origin{Name: "echo"})
+	defer l.Remove(0)
 	go func() {
 		c, err := ln.Accept()
 		if err != nil {

@@ -19,8 +19,8 @@ func TestListenersShowTheAcceptQueue(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer ln.Close()
-	tr := new(tcpstate.Tracker)
-	remove := tr.AddListener(ln, tcpstate.Origin{Name: "api"})
+	tr := newTracker(t)
+	l := tr.AddListener(ln, tcpstate.Origin{Name: "api"})
 
 	for range 3 {
 		c, err := net.Dial("tcp", ln.Addr().String())
@@ -39,13 +39,13 @@ func TestListenersShowTheAcceptQueue(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	require.Equal(t, 2, queue())
-	remove()
-	remove()
+	l.Remove(0)
+	l.Remove(0)
 	require.Empty(t, slices.Collect(tr.Listeners()))
 }
 
 func TestAListenerThatIsClosedOrDroppedIsForgotten(t *testing.T) {
-	tr := new(tcpstate.Tracker)
+	tr := newTracker(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	tr.AddListener(ln, tcpstate.Origin{})
@@ -65,12 +65,12 @@ func TestAListenerThatIsClosedOrDroppedIsForgotten(t *testing.T) {
 }
 
 func TestAListenerThatIsNotTCPIsIgnored(t *testing.T) {
-	tr := new(tcpstate.Tracker)
-	tr.AddListener(nil, tcpstate.Origin{})()
-	tr.AddListener((*net.TCPListener)(nil), tcpstate.Origin{})()
+	tr := newTracker(t)
+	require.Nil(t, tr.AddListener(nil, tcpstate.Origin{}))
+	require.Nil(t, tr.AddListener((*net.TCPListener)(nil), tcpstate.Origin{}))
 	ln, err := net.Listen("unix", t.TempDir()+"/s")
 	require.NoError(t, err)
 	defer ln.Close()
-	tr.AddListener(ln, tcpstate.Origin{})()
+	require.NotNil(t, tr.AddListener(ln, tcpstate.Origin{}))
 	require.Empty(t, slices.Collect(tr.Listeners()))
 }

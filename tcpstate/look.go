@@ -40,6 +40,7 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 		hist = sus.hist
 	}
 	next := hist.observe(l)
+	e.countSilent(&s.sample, &next, now)
 	if !next.fin && !next.dead {
 		t.lookOpen(e, now, next, &seen)
 		return
@@ -188,8 +189,9 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 	if sus.finding != nil {
 		f.open = sus.finding.kind
 	}
+	e.acceptedFacts(&f)
 	v := diagnose(&f)
-	if v.kind != "" && expect.ignores(v.kind) {
+	if v.kind != "" && (expect.ignores(v.kind) || e.listener.drains(v.kind, now)) {
 		v = verdict{due: v.due}
 	}
 	t.settle(e, &sus.finding, v, now)

@@ -54,6 +54,8 @@ type Origin struct {
 	Target string
 
 	Expect Expect
+
+	listener *Listening // that accepted the connection
 }
 
 // Expect declares what is normal for a connection, so that it is not reported.

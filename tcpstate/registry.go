@@ -37,7 +37,7 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry
 	}
 
 	e = &entry{
-		t: t, raw: raw, fd: uint32(fd), role: o.Role, name: o.Name, target: o.Target,
+		t: t, raw: raw, fd: uint32(fd), role: o.Role, name: o.Name, target: o.Target, listener: o.listener,
 		local: tcpAddr(c.LocalAddr()), remote: tcpAddr(c.RemoteAddr()),
 		state: Established, dialTook: -1,
 	}
@@ -106,6 +106,7 @@ func (t *Tracker) register(e, seen *entry) bool {
 	e.youngAt = uint32(len(t.young))
 	t.count.opened.Add(1)
 	e.series.opened.Add(1)
+	e.listener.opened()
 	e.series.states[Established].Add(1)
 	t.kickLocked(youngDelay)
 	return true
@@ -216,6 +217,7 @@ const maxEnds = 1 << 16
 func (t *Tracker) ended(e *entry) {
 	t.count.closed.Add(1)
 	e.series.closed.Add(1)
+	e.listener.closed()
 	if !t.depart(e) {
 		return
 	}

@@ -64,8 +64,6 @@ type Tracker struct {
 	sleep   time.Duration // what the loop sleeps for; 0 while awake or woken
 	done    chan struct{} // closed when the loop that was started last has ended; nil: none was
 
-	listeners listenerTable
-
 	obsMu     sync.Mutex // serialises Observe and its stop
 	observers atomic.Pointer[[]*subscriber]
 
@@ -138,6 +136,7 @@ func (t *Tracker) Set(f func(*Config)) error {
 	if next.Off {
 		t.forgetAll()
 	}
+	t.judge.listening.reconfigured()
 	t.kick(0)
 	return nil
 }

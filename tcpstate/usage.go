@@ -36,6 +36,7 @@ type Usage struct {
 	tokens     *token
 	done       <-chan struct{} // of a handler's context; nil once ended
 	hijacked   bool
+	endedAt    int64 // the loop's time
 	next, prev *Usage
 }
 
@@ -200,7 +201,7 @@ func (u *Usage) detachLocked(end bool) {
 		if u.hijacked {
 			return // whoever took the connection goes on using it
 		}
-		e.lastUse = u
+		e.lastUse, u.endedAt = u, e.t.now()
 	}
 	u.e = nil
 	if u.prev != nil {

@@ -5,6 +5,7 @@ package httpserver
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 
@@ -16,6 +17,7 @@ type Option func(*config)
 
 type config struct {
 	route   func(*http.Request) string
+	expect  func(*http.Request) tcpstate.Expect
 	tracker *tcpstate.Tracker
 }
 
@@ -25,6 +27,14 @@ type config struct {
 // question to the mux.
 func WithRoute(route func(*http.Request) string) Option {
 	return func(c *config) { c.route = route }
+}
+
+// WithExpect declares what is normal while a request is served: that a route of
+// server-sent events is LongLived, or that a long poll may leave the client's
+// close unnoticed. It is called before the handler; what it returns holds until
+// the handler returns, on top of what the listener declares.
+func WithExpect(expect func(*http.Request) tcpstate.Expect) Option {
+	return func(c *config) { c.expect = expect }
 }
 
 // WithTracker is needed only where the connections are watched by a tracker of
@@ -70,9 +80,7 @@ func Instrument(srv *http.Server, opts ...Option) {
 
 	connState := srv.ConnState
 	srv.ConnState = func(c net.Conn, state http.ConnState) {
-		if state == http.StateHijacked {
-			h.watch(c).Hijacked()
-		}
+		h.connState(c, state)
 		if connState != nil {
 			connState(c, state)
 		}
@@ -113,6 +121,19 @@ func (h *handler) watch(c net.Conn) *tcpstate.Watch {
 	return tcpstate.Of(c)
 }
 
+// connState tells the watch of c what its server does.
+func (h *handler) connState(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		_, encrypted := c.(*tls.Conn)
+		h.watch(c).AwaitRequests(encrypted)
+	case http.StateHijacked:
+		w := h.watch(c)
+		w.AwaitNoRequests()
+		w.Hijacked()
+	}
+}
+
 // ServeHTTP implements http.Handler.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	next := h.next
@@ -121,22 +142,28 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx := r.Context()
 	if watch := tcpstate.FromContext(ctx); watch != nil {
+		if r.ProtoMajor > 1 {
+			watch.AwaitNoRequests() // they come in frames, among others
+		}
 		use := tcpstate.Use{Method: r.Method}
 		var f any
 		use.Name, f = resolve(next, r)
 		if h.route != nil {
-			if route := h.ask(r); route != "" {
+			if route := ask(h.route, r); route != "" {
 				use.Name = route
 			}
+		}
+		if h.expect != nil {
+			use.Expect = ask(h.expect, r)
 		}
 		defer watch.Handle(ctx, use, f).End()
 	}
 	next.ServeHTTP(w, r)
 }
 
-// ask calls the application's function. A request must not fail because nobody
-// can name it.
-func (h *handler) ask(r *http.Request) (route string) {
+// ask calls a function of the application. A request must not fail because it
+// cannot be described.
+func ask[T any](f func(*http.Request) T, r *http.Request) (answer T) {
 	defer func() { _ = recover() }()
-	return h.route(r)
+	return f(r)
 }
