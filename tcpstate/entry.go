@@ -76,6 +76,7 @@ type entry struct {
 type ending struct {
 	sample sample // taken at Close or collection
 	at     time.Time
+	closer sites.ID // the call of Close, where it left data behind; else 0
 }
 
 var endings = sync.Pool{New: func() any { return new(ending) }}
@@ -128,6 +129,10 @@ type suspicion struct {
 	finding    *finding
 	kinds      []Kind // of all findings so far
 	queued     bool   // on the list of suspects
+
+	// In FIN-WAIT-2, with the descriptor held.
+	halfAt, heardAt int64 // seen first, last byte that came since
+	heard           uint64
 }
 
 // Flags of entry.
@@ -135,9 +140,10 @@ const (
 	flagWrapped uint32 = 1 << iota
 	flagCloseRead
 	flagCloseWrite
-	flagFile      // File made a duplicate of the descriptor
-	flagKeepAlive // the application configures keepalive itself
-	flagLinger    // the application set SO_LINGER
+	flagFile       // File made a duplicate of the descriptor
+	flagKeepAlive  // the application configures keepalive itself
+	flagLinger     // the application set SO_LINGER
+	flagLingerZero // so that Close discards what was not sent
 	flagCopyFailed
 	flagClosed // as closed, for the data path
 )
@@ -243,6 +249,9 @@ func (e *entry) endWith(s *sampler, dropped bool) bool {
 	}
 	e.closeLocked()
 	e.end.sample = s.sample
+	if !dropped && s.sample.leavesData() {
+		e.end.closer = sites.Capture(3)
+	}
 	return true
 }
 

@@ -170,7 +170,8 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		expect:    expect,
 		pooled:    expect.Pooled,
 		halfClose: expect.HalfClose,
-		limits:    &cfg.limits,
+		halfAt:    sus.halfAt, heardAt: sus.heardAt,
+		limits: &cfg.limits,
 	}
 	if re >= markFirst {
 		f.lastRead = readErr
