@@ -201,7 +201,15 @@ func (c *Conn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 // SetLinger sets what Close does with data not yet sent.
 func (c *Conn) SetLinger(sec int) error {
 	c.remember(flagLinger)
-	return c.TCPConn.SetLinger(sec)
+	err := c.TCPConn.SetLinger(sec)
+	switch {
+	case c.e == nil || err != nil:
+	case sec == 0:
+		c.e.flags.Or(flagLingerZero)
+	default:
+		c.e.flags.And(^flagLingerZero)
+	}
+	return err
 }
 
 // File returns a duplicate of the descriptor. Closing the connection does not

@@ -14,6 +14,8 @@ type facts struct {
 	hist  history
 
 	finAt, deadAt int64
+	halfAt        int64 // when our direction alone was closed
+	heardAt       int64 // last byte that came since
 	progressAt    int64 // last progress, of the application or of the peer's acknowledgements
 	askedAt       int64 // first look that had a question; of the three after it, 0: never
 	ackedAt       int64 // the peer acknowledged bytes

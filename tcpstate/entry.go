@@ -78,6 +78,7 @@ type entry struct {
 type ending struct {
 	sample sample // taken at Close or collection
 	at     time.Time
+	closer sites.ID // the call of Close, where it left data behind; else 0
 }
 
 var endings = sync.Pool{New: func() any { return new(ending) }}
@@ -134,6 +135,10 @@ type suspicion struct {
 	kinds      []Kind // of all findings so far
 	waiting    waiting
 	queued     bool // on the list of suspects
+
+	// In FIN-WAIT-2, with the descriptor held.
+	halfAt, heardAt int64 // seen first, last byte that came since
+	heard           uint64
 }
 
 // Flags of entry.
@@ -141,9 +146,10 @@ const (
 	flagWrapped uint32 = 1 << iota
 	flagCloseRead
 	flagCloseWrite
-	flagFile      // File made a duplicate of the descriptor
-	flagKeepAlive // the application configures keepalive itself
-	flagLinger    // the application set SO_LINGER
+	flagFile       // File made a duplicate of the descriptor
+	flagKeepAlive  // the application configures keepalive itself
+	flagLinger     // the application set SO_LINGER
+	flagLingerZero // so that Close discards what was not sent
 	flagCopyFailed
 	flagClosed  // as closed, for the data path
 	flagProbing // a probe has changed the keepalive settings; guarded by mu
@@ -254,6 +260,9 @@ func (e *entry) endWith(s *sampler, dropped bool) bool {
 	}
 	e.closeLocked()
 	e.end.sample = s.sample
+	if !dropped && s.sample.leavesData() {
+		e.end.closer = sites.Capture(3)
+	}
 	return true
 }
 

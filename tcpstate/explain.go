@@ -48,6 +48,11 @@ func (s *story) say(format string, args ...any) {
 	s.said = append(s.said, fmt.Sprintf(format, args...))
 }
 
+// add goes on with the last sentence.
+func (s *story) add(format string, args ...any) {
+	s.said[len(s.said)-1] += fmt.Sprintf(format, args...)
+}
+
 func (s *story) errorPath() {
 	s.say("%s, nobody has touched the connection since, and %s.", s.failed(), s.closed())
 }
@@ -274,7 +279,7 @@ func consequence(f *Finding, p process) string {
 	default:
 		return s + "."
 	}
-	if f.Severity >= Warning && f.Subject.Type == SubjectConn && p.fdUsed > 0 && p.fdLimit > p.fdUsed {
+	if f.Severity >= Warning && f.Subject.Type == SubjectConn && f.Kind.info().descriptor() && p.fdUsed > 0 && p.fdLimit > p.fdUsed {
 		left := time.Duration(float64(p.fdLimit-p.fdUsed) / rate * float64(time.Minute))
 		if left < 30*24*time.Hour {
 			s += fmt.Sprintf(": the limit of %s is reached in about %s", counted(p.fdLimit, "open file"), age(left))

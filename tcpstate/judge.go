@@ -305,6 +305,9 @@ func (t *Tracker) forgetFindings() {
 	clear(j.findings)
 	clear(j.groups)
 	j.news, j.suspects, j.spare, j.spareEnds, j.unarmed = nil, nil, nil, nil, 0
+	j.closing.hangUp()
+	j.closing = closingChore{}
+	t.count.lingering.Store(0)
 	if j.late != nil {
 		j.late.Stop()
 	}

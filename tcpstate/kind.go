@@ -93,6 +93,7 @@ var kinds = slices.Concat(
 	listenerKinds,
 	acceptKinds,
 	peerKinds,
+	halfOpenKinds,
 	localKinds,
 	idleKinds,
 	keepaliveKinds,

@@ -181,7 +181,8 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		near:      e.t.seam.near(e.remote.IP),
 		pooled:    expect.Pooled,
 		halfClose: expect.HalfClose,
-		limits:    &cfg.limits,
+		halfAt:    sus.halfAt, heardAt: sus.heardAt,
+		limits: &cfg.limits,
 	}
 	if re >= markFirst {
 		f.lastRead = readErr

@@ -69,14 +69,14 @@ func (t *Tracker) wakeLocked() {
 // runs in a bubble of testing/synctest: there connections are counted, not
 // watched.
 func (t *Tracker) startLocked() {
-	if t.closed || t.live == 0 && t.pins == 0 && len(t.ends) == 0 && len(t.dials) == 0 {
+	if t.closed || t.live == 0 && t.pins == 0 && len(t.ends)+len(t.closes)+len(t.dials) == 0 {
 		return
 	}
 	if t.seam.clock == nil && t.seam.fakeTime() {
 		for _, e := range t.ends {
 			e.series.states[Established].Add(-1) // nobody has looked at it
 		}
-		t.ends, t.dials = nil, nil
+		t.ends, t.closes, t.dials = nil, nil, nil
 		t.count.unwatched.Add(1)
 		return
 	}
@@ -205,6 +205,7 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 	t.mu.Lock()
 	t.sleep, t.again = 0, false
 	urgent := t.urgent
+	j.closing.take(t, now)
 	t.mu.Unlock()
 	a.configure(t.cfg.Load().sweep(), now)
 	if a.young != 0 && now >= a.young || urgent {
@@ -224,6 +225,8 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 	wait = t.pause(now, j.next(now))
 	if wait < 0 {
 		j.suspects, j.spare, j.spareEnds = nil, nil, nil
+		j.closing.rest(t, now)
+		t.flush(now)
 		t.rest(now)
 	}
 	return wait
@@ -236,7 +239,7 @@ func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := &t.judge.agenda
-	pending := len(t.young)+len(t.ends)+len(t.dials) > 0
+	pending := len(t.young)+len(t.ends)+len(t.closes)+len(t.dials) > 0
 	delay := youngDelay
 	if t.live > 0 || t.pins > 0 {
 		a.linger = 0
@@ -246,7 +249,7 @@ func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 		}
 		delay = lastDelay
 	}
-	if t.closed || t.live == 0 && t.pins == 0 && !pending && now >= a.linger {
+	if t.closed || t.live == 0 && t.pins == 0 && !pending && len(t.judge.closing.waiting) == 0 && now >= a.linger {
 		t.running = false
 		t.poller.Store(nil)
 		if c := t.seam.clock; c != nil {

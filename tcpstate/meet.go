@@ -54,6 +54,9 @@ func (t *Tracker) meet(now int64) {
 		}
 		e.settleFinal()
 		t.account(e, now)
+		if d, ok := e.departure(); ok {
+			j.closing.add(t, d, now)
+		}
 		e.release()
 	}
 	clear(ends)

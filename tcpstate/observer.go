@@ -84,6 +84,8 @@ type ClosedInfo struct {
 	PeerClosed    time.Time // when the peer's FIN was noticed; zero if it was not
 	Reason        CloseReason
 	State         State // before Close
+	ClosedFirst   bool  // our FIN was first
+	Aborted       bool  // Close sent an RST in place of a FIN
 	BytesIn       uint64
 	BytesOut      uint64
 	Unread        int // bytes that nobody read

@@ -50,6 +50,7 @@ func (t *Tracker) lookOpen(e *entry, now int64, hist history, seen *observation)
 	}
 	sus.progress(e, &s.sample, now)
 	sus.used(seen.uses, seen.using, now)
+	sus.halfClosed(&s.sample, now)
 	sus.sample, sus.sampledAt = s.sample, now
 	t.judgeEntry(e, now, seen)
 }

@@ -213,18 +213,14 @@ func (t *Tracker) byConn(c *net.TCPConn) *Watch {
 const maxEnds = 1 << 16
 
 // ended takes e, which is closed, out of the registry. The loop accounts for
-// it, unless it has not met e yet and nobody waits to be told.
+// it, unless it has not met e yet and nobody waits to be told: then depart has.
 func (t *Tracker) ended(e *entry) {
 	t.count.closed.Add(1)
 	e.series.closed.Add(1)
 	e.listener.closed()
-	if !t.depart(e) {
-		return
+	if t.depart(e) {
+		e.release()
 	}
-	// What the loop would do, as far as it applies.
-	e.series.states[Established].Add(-1)
-	e.series.record(e)
-	e.release()
 }
 
 // notYoungLocked takes e off the list of new connections, and reports whether it

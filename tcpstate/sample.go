@@ -75,6 +75,16 @@ func (s *sample) complete() bool {
 		s.recvQueue == 0 && s.sendQueue == 0 && s.dataRecv <= s.dataSent
 }
 
+// leavesData reports whether a Close now would leave behind what its caller
+// may want to know of: bytes that the peer has no room for yet, or that nobody
+// has read. What is merely under way is not among them.
+func (s *sample) leavesData() bool {
+	if !s.windowKnown {
+		return s.sendQueue > 1 || s.recvQueue > maxUnread
+	}
+	return s.notSent > 1 || s.recvQueue > maxUnread // our own FIN counts as one
+}
+
 // noWindow reports whether the peer's window is too small for a segment.
 func (s *sample) noWindow() bool { return s.windowKnown && s.sendWindow < s.sendMSS }
 

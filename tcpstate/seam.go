@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/epoll"
+	"github.com/tcpstate/tcpstate-go/internal/sockdiag"
 	"github.com/tcpstate/tcpstate-go/internal/tcpinfo"
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 )
@@ -24,6 +25,8 @@ type seam struct {
 	newPoller  func() (poller, error)
 	info       func(fd uintptr, buf []byte) (int, error)
 	maxWatches func() (int, error)
+	diag       func() (diagnoser, error)
+	orphans    func() (int, error)
 	fakeTime   func() bool                    // time is not the machine's
 	near       func(net.IP) bool              // the address is one of this host
 	looked     func(id uint64, f epoll.Flags) // called after each look; nil outside tests
@@ -34,6 +37,8 @@ func newSeam(clock *testclock.Clock) *seam {
 		now: time.Now, clock: clock, info: tcpinfo.Get,
 		newPoller:  newPoller,
 		maxWatches: maxUserWatches,
+		diag:       openDiag,
+		orphans:    sockdiag.Orphans,
 		fakeTime:   fakeTime,
 		near:       net.IP.IsLoopback,
 	}
@@ -85,6 +90,14 @@ func newPoller() (poller, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+func openDiag() (diagnoser, error) {
+	c, err := sockdiag.Open()
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // maxUserWatches reads the number of descriptors that one user may watch in all

@@ -127,6 +127,8 @@ func (t *Tracker) tellClosed(e *entry) {
 	if use == nil {
 		use = e.lastUse
 	}
+	c.Aborted = !e.leaked && !e.forgotten && e.end != nil && e.discards()
+	c.ClosedFirst = c.Reason == CloseLocal && !c.Aborted
 	tokens, useTokens := e.tokens, (*token)(nil)
 	if use != nil {
 		useTokens = use.tokens

@@ -21,6 +21,8 @@ type counters struct {
 	groupsFull        atomic.Uint64
 	rateLimited       atomic.Uint64
 	panics            atomic.Uint64
+	lingering         atomic.Int64
+	unfollowed        atomic.Uint64
 	findings          [Error + 1]atomic.Uint64
 	openFindings      [Error + 1]atomic.Int64
 }
@@ -37,6 +39,9 @@ type Stats struct {
 	Sweep   time.Duration // time all rounds together took
 
 	Dials, DialErrors uint64 // ended dials, and those that failed
+
+	Closing    int    // closed connections whose peer has not acknowledged that; see Tracker.Closing
+	Unfollowed uint64 // closed connections whose end was not watched, because there were too many
 
 	Inventory, Warnings, Errors int    // findings open now; events count for ten minutes
 	Found                       uint64 // findings ever opened
@@ -61,7 +66,8 @@ func (t *Tracker) Stats() Stats {
 		Errors:    int(c.openFindings[Error].Load()),
 		Muted:     c.muted.Load(), QueueFull: c.queueFull.Load(), Overflow: c.groupsFull.Load(),
 		RateLimited: c.rateLimited.Load(),
-		Panics:      c.panics.Load(), Unwatched: c.unwatched.Load(),
+		Closing:     int(c.lingering.Load()), Unfollowed: c.unfollowed.Load(),
+		Panics: c.panics.Load(), Unwatched: c.unwatched.Load(),
 	}
 	s.Closed = c.closed.Load()
 	for i := range c.findings {
@@ -270,9 +276,9 @@ func (t *Tracker) Facilities() []Facility {
 	if t.count.unwatched.Load() > 0 {
 		clock.OK, clock.Detail = false, "used in a bubble of testing/synctest: connections made there are counted, not watched"
 	}
-	all := []Facility{events, info, limit, clock}
-	for i := range all {
-		if !all[i].OK && i < 2 {
+	all := append([]Facility{events, info, limit, clock}, j.closing.facilities(t)...)
+	for i := range all[:2] {
+		if !all[i].OK {
 			for _, k := range kinds {
 				if k.Kind != KindLeakCollected {
 					all[i].Kinds = append(all[i].Kinds, k.Kind)

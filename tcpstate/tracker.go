@@ -52,17 +52,20 @@ type Tracker struct {
 	free    []uint32
 	byFD    fdTable
 	live    int
-	pins    int      // what else keeps the loop running
-	young   []*entry // not yet known to the loop
-	ends    []*entry // closed, not yet known to the loop
-	dials   []dialed // ended dials, not yet known to the loop
-	since   int64    // when the first of young, ends and dials came; 0: not known
+	pins    int        // what else keeps the loop running
+	young   []*entry   // not yet known to the loop
+	ends    []*entry   // closed, not yet known to the loop
+	closes  []departed // accounted for, their sockets not yet known to the loop
+	dials   []dialed   // ended dials, not yet known to the loop
+	since   int64      // when the first of young, ends, closes and dials came; 0: not known
 	running bool
 	urgent  bool // do not wait to account for ends
 	again   bool // pass once more without waiting
 	closed  bool
 	sleep   time.Duration // what the loop sleeps for; 0 while awake or woken
 	done    chan struct{} // closed when the loop that was started last has ended; nil: none was
+
+	blindUntil atomic.Int64 // sockets cannot be looked up before this time
 
 	obsMu     sync.Mutex // serialises Observe and its stop
 	observers atomic.Pointer[[]*subscriber]
@@ -306,7 +309,8 @@ func (t *Tracker) isClosed() bool {
 }
 
 // depart takes e out of the registry and hands it to the loop. It reports true
-// when the caller is to account for it.
+// when the loop has not met e and nobody waits to be told: then e is accounted
+// for, and only its socket may be left to follow.
 func (t *Tracker) depart(e *entry) (unmet bool) {
 	t.mu.Lock()
 	if s := &t.slots[e.slot]; s.e == e {
@@ -317,6 +321,11 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 	}
 	t.byFD.clear(uintptr(e.fd), e)
 	unmet = t.notYoungLocked(e) && !e.leaked && t.observers.Load() == nil
+	if unmet {
+		// What the loop would do, as far as it applies.
+		e.series.states[Established].Add(-1)
+		e.series.record(e)
+	}
 	if t.closed && !t.running {
 		t.mu.Unlock()
 		if !unmet {
@@ -329,6 +338,9 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 	defer t.mu.Unlock()
 	switch {
 	case unmet:
+		if d, ok := e.departure(); ok {
+			t.departLocked(d)
+		}
 		if t.live == 0 {
 			t.kickLocked(lastDelay)
 		}
