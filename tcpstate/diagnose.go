@@ -16,6 +16,7 @@ type facts struct {
 	finAt, deadAt int64
 	progressAt    int64 // last progress, of the application or of the peer's acknowledgements
 	sample        sample
+	addrGone      int64 // when the local address had left the machine, unless something came since
 
 	everRead  bool
 	everWrote bool

@@ -128,6 +128,8 @@ type suspicion struct {
 	finding    *finding
 	kinds      []Kind // of all findings so far
 	queued     bool   // on the list of suspects
+	addrGone   int64  // when the local address was seen to have left the machine; 0: it has not
+	heardThen  uint64 // bytes received and acknowledged by then
 }
 
 // Flags of entry.
@@ -140,6 +142,7 @@ const (
 	flagLinger    // the application set SO_LINGER
 	flagCopyFailed
 	flagClosed // as closed, for the data path
+	flagPaired // part of a Tunnel
 )
 
 // Marks in readEpoch: nothing was read since Read ended like this. A later

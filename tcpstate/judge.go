@@ -30,7 +30,9 @@ type judgement struct {
 	dialing   dialingChore
 	listening listeningChore
 	closing   closingChore
+	tunnels   tunnelTable
 	process   processChore
+	paths     pathWatch
 
 	cfg      *settings // as last acted upon
 	hide     []string  // Config.HideFrames that the groups were formed by
@@ -297,6 +299,7 @@ func (t *Tracker) forgetFindings() {
 	clear(j.findings)
 	clear(j.groups)
 	j.news, j.suspects, j.spare, j.spareEnds, j.unarmed = nil, nil, nil, nil, 0
+	j.tunnels.forget()
 	if j.late != nil {
 		j.late.Stop()
 	}

@@ -40,6 +40,9 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 		hist = sus.hist
 	}
 	next := hist.observe(l)
+	if ended := next.fin || next.dead; ended && fl&flagPaired != 0 || seen.behalf != nil {
+		t.lookPaired(e, ended, &seen, now)
+	}
 	if !next.fin && !next.dead {
 		t.lookOpen(e, now, next, &seen)
 		return
@@ -78,6 +81,8 @@ type observation struct {
 	using   bool
 	uses    uint32
 	expect  Expect
+	behalf  *Usage // the only use in progress, if it is on behalf of down
+	down    *entry
 }
 
 // observe samples e because of an event with these bits, or none. It reports
@@ -100,10 +105,14 @@ func (e *entry) sampled(s *sampler) (o observation, err error) {
 	if err = s.take(e, false); err != nil {
 		return o, err
 	}
-	return observation{
+	o = observation{
 		readErr: e.readErr, watched: e.armed || s.poll, using: e.uses != nil, uses: e.useCount,
 		expect: e.expectationLocked(),
-	}, nil
+	}
+	if u := e.uses; u != nil && u.next == nil && u.down != nil {
+		o.behalf, o.down = u, u.down
+	}
+	return o, nil
 }
 
 // again samples e once more, with its queues and what they count.
@@ -159,7 +168,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		now: now, born: int64(e.born.Sub(t.base)), role: e.role, blind: e.flags.Load()&flagWrapped == 0,
 		hist:  sus.hist,
 		finAt: sus.finAt, deadAt: sus.deadAt, progressAt: sus.progressAt,
-		sample: sus.sample,
+		sample: sus.sample, addrGone: sus.cutOff(now),
 		// A RawConn reads unseen, as os does for io.CopyN to a file. Of the bytes
 		// received one may be the FIN.
 		everRead:  re != 0 || sus.sample.consumed() > 1,
@@ -181,6 +190,9 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 	v := diagnose(&f)
 	if v.kind != "" && expect.ignores(v.kind) {
 		v = verdict{due: v.due}
+	}
+	if v.kind != "" && e.flags.Load()&flagPaired != 0 && t.judge.tunnels.explains(e, v.kind) {
+		v = f.lookAgain()
 	}
 	t.settle(e, &sus.finding, v, now)
 	if v.due != 0 {

@@ -54,6 +54,7 @@ func (t *Tracker) meet(now int64) {
 		}
 		e.settleFinal()
 		t.account(e, now)
+		t.legEnded(e, now)
 		e.release()
 	}
 	clear(ends)

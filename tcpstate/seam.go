@@ -2,6 +2,7 @@ package tcpstate
 
 import (
 	"cmp"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -21,6 +22,8 @@ type seam struct {
 	newPoller  func() (poller, error)
 	info       func(fd uintptr, buf []byte) (int, error)
 	maxWatches func() (int, error)
+	openFiles  func() (limit, used int)       // zeros: not known
+	addrs      func() ([]net.Addr, error)     // of all interfaces
 	fakeTime   func() bool                    // time is not the machine's
 	looked     func(id uint64, f epoll.Flags) // called after each look; nil outside tests
 }
@@ -30,6 +33,8 @@ func newSeam(clock *testclock.Clock) *seam {
 		now: time.Now, clock: clock, info: tcpinfo.Get,
 		newPoller:  newPoller,
 		maxWatches: maxUserWatches,
+		openFiles:  openFiles,
+		addrs:      net.InterfaceAddrs,
 		fakeTime:   fakeTime,
 	}
 	if clock != nil {

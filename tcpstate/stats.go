@@ -270,7 +270,7 @@ func (t *Tracker) Facilities() []Facility {
 	if t.count.unwatched.Load() > 0 {
 		clock.OK, clock.Detail = false, "used in a bubble of testing/synctest: connections made there are counted, not watched"
 	}
-	all := []Facility{events, info, limit, clock}
+	all := []Facility{events, info, limit, clock, j.process.facility(), j.paths.facility()}
 	for i := range all {
 		if !all[i].OK && i < 2 {
 			for _, k := range kinds {

@@ -317,7 +317,7 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 		t.live--
 	}
 	t.byFD.clear(uintptr(e.fd), e)
-	unmet = t.notYoungLocked(e) && !e.leaked && t.observers.Load() == nil
+	unmet = t.notYoungLocked(e) && !e.leaked && e.flags.Load()&flagPaired == 0 && t.observers.Load() == nil
 	if t.closed && !t.running {
 		t.mu.Unlock()
 		if !unmet {

@@ -28,6 +28,7 @@ type Usage struct {
 	use        Use
 	handler    sites.ID
 	tokens     *token
+	down       *entry          // that it is made on behalf of, if known; nil once ended
 	done       <-chan struct{} // of a handler's context; nil once ended
 	hijacked   bool
 	next, prev *Usage
@@ -35,12 +36,22 @@ type Usage struct {
 
 // NewUsage begins a use: it remembers the calling line and what observers take
 // from ctx, but not ctx. It returns nil while the tracker is off.
+//
+// A use whose ctx belongs to a connection, as FromContext says, is made on
+// behalf of it: until that one's handler returns, the connection that serves
+// the use is its upstream.
 func (t *Tracker) NewUsage(ctx context.Context, u Use) *Usage {
 	t.init()
 	if t.cfg.Load().Off {
 		return nil
 	}
-	return &Usage{use: u, site: sites.Capture(1), begun: t.seam.now(), tokens: t.takeTokens(ctx)}
+	use := &Usage{use: u, site: sites.Capture(1), begun: t.seam.now(), tokens: t.takeTokens(ctx)}
+	if ctx != nil {
+		if down := FromContext(ctx); down != nil && down.e.t == t {
+			use.down = down.e
+		}
+	}
+	return use
 }
 
 // Attach says that w's connection serves the use. A use that moves to another
@@ -157,7 +168,7 @@ func (u *Usage) detachLocked(end bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if end {
-		u.done = nil
+		u.done, u.down = nil, nil
 		if u.hijacked {
 			return // whoever took the connection goes on using it
 		}
