@@ -11,8 +11,8 @@ type chore interface {
 	run(t *Tracker, now int64)
 }
 
-func (j *judgement) chores() [5]chore {
-	return [...]chore{&j.dialing, &j.listening, &j.closing, &j.process, &j.pooling}
+func (j *judgement) chores() [6]chore {
+	return [...]chore{&j.dialing, &j.listening, &j.closing, &j.tunnels, &j.process, &j.pooling}
 }
 
 // doChores runs those that are due.

@@ -23,6 +23,7 @@ type facts struct {
 	aliveAt       int64 // the application said that the peer is there
 	wait          answerWait
 	sample        sample
+	addrGone      int64 // when the local address had left the machine, unless something came since
 
 	everRead  bool
 	everWrote bool

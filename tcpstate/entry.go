@@ -139,6 +139,9 @@ type suspicion struct {
 	// In FIN-WAIT-2, with the descriptor held.
 	halfAt, heardAt int64 // seen first, last byte that came since
 	heard           uint64
+
+	addrGone  int64  // when the local address was seen to have left the machine; 0: it has not
+	heardThen uint64 // bytes received and acknowledged by then
 }
 
 // Flags of entry.
@@ -153,6 +156,7 @@ const (
 	flagCopyFailed
 	flagClosed  // as closed, for the data path
 	flagProbing // a probe has changed the keepalive settings; guarded by mu
+	flagPaired  // part of a Tunnel
 )
 
 // Marks in readEpoch: nothing was read since Read ended like this. A later

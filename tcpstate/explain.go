@@ -214,7 +214,7 @@ func (s *Subject) who() string {
 	case SubjectPool:
 		return named("pool", s.Name, s.Target)
 	case SubjectTunnel:
-		return named("tunnel", s.Name, "")
+		return named("tunnel", s.Name, "to "+s.Target)
 	case SubjectSite:
 		if s.Name == "" {
 			return "this line"

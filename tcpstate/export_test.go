@@ -1,6 +1,7 @@
 package tcpstate
 
 import (
+	"net"
 	"unsafe"
 
 	"github.com/tcpstate/tcpstate-go/internal/epoll"
@@ -14,6 +15,8 @@ type Seam struct {
 	NewPoller  func() (Poller, error)
 	Info       func(fd uintptr, buf []byte) (int, error)
 	MaxWatches func() (int, error)
+	OpenFiles  func() (limit, used int)
+	Addrs      func() ([]net.Addr, error)
 	Looked     func(id uint64, f epoll.Flags)
 }
 
@@ -29,6 +32,12 @@ func SetSeam(t *Tracker, with Seam) {
 	}
 	if with.MaxWatches != nil {
 		s.maxWatches = with.MaxWatches
+	}
+	if with.OpenFiles != nil {
+		s.openFiles = with.OpenFiles
+	}
+	if with.Addrs != nil {
+		s.addrs = with.Addrs
 	}
 	if with.Looked != nil {
 		s.looked = with.Looked

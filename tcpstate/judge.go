@@ -31,8 +31,10 @@ type judgement struct {
 	dialing   dialingChore
 	listening listeningChore
 	closing   closingChore
+	tunnels   tunnelTable
 	process   processChore
 	pooling   poolingChore
+	paths     pathWatch
 
 	cfg      *settings // as last acted upon
 	hide     []string  // Config.HideFrames that the groups were formed by
@@ -308,6 +310,7 @@ func (t *Tracker) forgetFindings() {
 	j.closing.hangUp()
 	j.closing = closingChore{}
 	t.count.lingering.Store(0)
+	j.tunnels.forget()
 	if j.late != nil {
 		j.late.Stop()
 	}

@@ -92,6 +92,7 @@ var kinds = slices.Concat(
 	handshakeKinds,
 	listenerKinds,
 	acceptKinds,
+	pathKinds,
 	peerKinds,
 	halfOpenKinds,
 	localKinds,

@@ -41,6 +41,9 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	}
 	next := hist.observe(l)
 	e.countSilent(&s.sample, &next, now)
+	if ended := next.fin || next.dead; ended && fl&flagPaired != 0 || seen.behalf != nil {
+		t.lookPaired(e, ended, &seen, now)
+	}
 	if !next.fin && !next.dead {
 		t.lookOpen(e, now, next, &seen)
 		return
@@ -80,6 +83,8 @@ type observation struct {
 	using   bool
 	uses    uint32
 	expect  Expect
+	behalf  *Usage // the only use in progress, if it is on behalf of down
+	down    *entry
 }
 
 // observe samples e because of an event with these bits, or none. It reports
@@ -103,10 +108,14 @@ func (e *entry) sampled(s *sampler) (o observation, err error) {
 		return o, err
 	}
 	x := e.expectationLocked()
-	return observation{
+	o = observation{
 		readErr: e.readErr, watched: e.armed || s.poll, using: e.uses != nil, uses: e.useCount,
 		expect: x, wait: e.waitLocked(&x),
-	}, nil
+	}
+	if u := e.uses; u != nil && u.next == nil && u.down != nil {
+		o.behalf, o.down = u, u.down
+	}
+	return o, nil
 }
 
 // again samples e once more, with its queues and what they count.
@@ -169,7 +178,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		finAt: sus.finAt, deadAt: sus.deadAt, progressAt: sus.progressAt,
 		askedAt: sus.askedAt, ackedAt: sus.ackedAt, takenAt: sus.takenAt, aliveAt: e.movedAt(),
 		wait:   seen.wait,
-		sample: sus.sample,
+		sample: sus.sample, addrGone: sus.cutOff(now),
 		// A RawConn reads unseen, as os does for io.CopyN to a file. Of the bytes
 		// received one may be the FIN.
 		everRead:  re != 0 || sus.sample.consumed() > 1,
@@ -194,6 +203,9 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 	v := diagnose(&f)
 	if v.kind != "" && (expect.ignores(v.kind) || e.listener.drains(v.kind, now)) {
 		v = verdict{due: v.due}
+	}
+	if v.kind != "" && e.flags.Load()&flagPaired != 0 && t.judge.tunnels.explains(e, v.kind) {
+		v = f.lookAgain()
 	}
 	t.settle(e, &sus.finding, v, now)
 	// What is due only after the next sweep is left to that one.

@@ -57,6 +57,7 @@ func (t *Tracker) meet(now int64) {
 		if d, ok := e.departure(); ok {
 			j.closing.add(t, d, now)
 		}
+		t.legEnded(e, now)
 		e.release()
 	}
 	clear(ends)

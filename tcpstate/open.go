@@ -59,7 +59,7 @@ func (t *Tracker) lookOpen(e *entry, now int64, hist history, seen *observation)
 // judge it. It is asked of every connection at every sweep, so it is quick. When
 // it says yes, it is asked once more with the queues.
 func (o *openLook) questionable() bool {
-	return o.inTransfer() || o.halfClosed() || o.accepted() || o.setUp()
+	return o.pathGone() || o.inTransfer() || o.halfClosed() || o.accepted() || o.setUp()
 }
 
 // bothOpen judges a connection whose peer has neither closed nor gone: the
@@ -67,7 +67,7 @@ func (o *openLook) questionable() bool {
 func (f *facts) bothOpen() verdict {
 	var due int64
 	for _, judge := range [...]func(*facts) verdict{
-		(*facts).halfClosedVerdict, (*facts).transferVerdict, (*facts).acceptedVerdict, (*facts).setupVerdict,
+		(*facts).pathVerdict, (*facts).halfClosedVerdict, (*facts).transferVerdict, (*facts).acceptedVerdict, (*facts).setupVerdict,
 	} {
 		v := judge(f)
 		if v.kind != "" {

@@ -27,6 +27,8 @@ type seam struct {
 	maxWatches func() (int, error)
 	diag       func() (diagnoser, error)
 	orphans    func() (int, error)
+	openFiles  func() (limit, used int)       // zeros: not known
+	addrs      func() ([]net.Addr, error)     // of all interfaces
 	fakeTime   func() bool                    // time is not the machine's
 	near       func(net.IP) bool              // the address is one of this host
 	looked     func(id uint64, f epoll.Flags) // called after each look; nil outside tests
@@ -39,6 +41,8 @@ func newSeam(clock *testclock.Clock) *seam {
 		maxWatches: maxUserWatches,
 		diag:       openDiag,
 		orphans:    sockdiag.Orphans,
+		openFiles:  openFiles,
+		addrs:      net.InterfaceAddrs,
 		fakeTime:   fakeTime,
 		near:       net.IP.IsLoopback,
 	}

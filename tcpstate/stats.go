@@ -276,7 +276,7 @@ func (t *Tracker) Facilities() []Facility {
 	if t.count.unwatched.Load() > 0 {
 		clock.OK, clock.Detail = false, "used in a bubble of testing/synctest: connections made there are counted, not watched"
 	}
-	all := append([]Facility{events, info, limit, clock}, j.closing.facilities(t)...)
+	all := append([]Facility{events, info, limit, clock, j.process.facility(), j.paths.facility()}, j.closing.facilities(t)...)
 	for i := range all[:2] {
 		if !all[i].OK {
 			for _, k := range kinds {

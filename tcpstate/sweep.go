@@ -59,6 +59,7 @@ func (t *Tracker) sweepOn(now int64) {
 			t.arm(e) // there may be room by now
 		}
 		t.look(e, now, 0)
+		j.paths.note(e)
 	}
 	j.sweepWork += time.Since(start)
 	if a.left > 0 {
@@ -66,6 +67,8 @@ func (t *Tracker) sweepOn(now int64) {
 		return
 	}
 	t.count.sweeps.Add(1)
+	t.lookAtAddresses(now)
+	j.process.at = now
 	t.count.sweepNanos.Add(int64(j.sweepWork))
 	if a.interval == off {
 		a.sweep = after(now, off)

@@ -20,6 +20,7 @@ type thing struct {
 	site     sites.ID // the line to open; 0: not known
 	siteRole string   // as in Site.Role
 	tokens   *token   // of the dial
+	used     *token   // of the use
 
 	// facts adds evidence to a finding that is published, or is nil. It is
 	// called with judgement.mu held.
@@ -62,7 +63,7 @@ func (th *thing) describe(t *Tracker, f *finding, s *subscriber, now int64, pub 
 	pub.Subject = Subject{
 		Type: th.kind, Role: th.role, Name: th.name, Target: th.target, Opened: th.opened,
 	}
-	pub.Tokens.Dial = th.tokens.of(s)
+	pub.Tokens.Dial, pub.Tokens.Use = th.tokens.of(s), th.used.of(s)
 	pub.Evidence = unknownEvidence()
 	if id := th.ownerSite(f.kind, t.judge.hide); id != 0 {
 		pub.Sites = []Site{{Role: th.siteRole, Frames: publicFrames(id.Owner(t.judge.hide))}}

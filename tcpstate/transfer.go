@@ -232,7 +232,7 @@ func (f *facts) notReading() verdict {
 	case s.recvQueue < leftOver && f.now-int64(s.dataRecv)-f.born < int64(handshakeTime):
 		return verdict{}
 	}
-	since := max(f.takenAt, f.askedAt)
+	since := max(f.progressAt, f.askedAt)
 	return f.after(since+int64(f.limits.NotReading), verdict{kind: KindLocalNotReading, since: since})
 }
 

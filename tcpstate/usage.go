@@ -34,6 +34,7 @@ type Usage struct {
 	use        Use
 	handler    sites.ID
 	tokens     *token
+	down       *entry          // that it is made on behalf of, if known; nil once ended
 	done       <-chan struct{} // of a handler's context; nil once ended
 	hijacked   bool
 	endedAt    int64 // the loop's time
@@ -42,14 +43,24 @@ type Usage struct {
 
 // NewUsage begins a use: it remembers the calling line and what observers take
 // from ctx, but not ctx. It returns nil while the tracker is off.
+//
+// A use whose ctx belongs to a connection, as FromContext says, is made on
+// behalf of it: until that one's handler returns, the connection that serves
+// the use is its upstream.
 func (t *Tracker) NewUsage(ctx context.Context, u Use) *Usage {
 	t.init()
 	if t.cfg.Load().Off {
 		return nil
 	}
 	us := &Usage{use: u, site: sites.Capture(1), begun: t.seam.now(), tokens: t.takeTokens(ctx)}
+	if ctx == nil {
+		return us
+	}
 	if end, ok := ctx.Deadline(); ok {
 		us.until = max(int64(end.Sub(t.base)), 1)
+	}
+	if down := FromContext(ctx); down != nil && down.e.t == t {
+		us.down = down.e
 	}
 	return us
 }
@@ -197,7 +208,7 @@ func (u *Usage) detachLocked(end bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if end {
-		u.done = nil
+		u.done, u.down = nil, nil
 		if u.hijacked {
 			return // whoever took the connection goes on using it
 		}
