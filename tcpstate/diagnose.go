@@ -27,6 +27,8 @@ type facts struct {
 	expect    *Expect
 	pooled    bool
 	halfClose bool
+	shakeAt   int64 // begin of the handshake that goes on; 0: none
+	ctxEnded  int64 // when the context of the dial was seen to have ended, of a connection not used since; 0: not so
 
 	limits *Thresholds
 }

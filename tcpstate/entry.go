@@ -48,6 +48,7 @@ type entry struct {
 
 	mu        sync.Mutex // guards following fields; held over non-blocking calls only
 	useCount  uint32
+	dest      uint16          // index of the target that was dialed; immutable after Track
 	raw       syscall.RawConn // nil once closed or collected
 	readEnd   uint64          // epoch when the last Read ended with an error or EOF
 	tokens    *token
@@ -69,6 +70,8 @@ type entry struct {
 	slow  bool // epoll does not watch it: only the sweep sees it
 	last  traffic
 	sus   *suspicion // nil while there is nothing to suspect
+	// ctxDone is that of the context that the connection was dialed with, until it is used; nil: not asked about.
+	ctxDone <-chan struct{}
 }
 
 // ending is what is known of the end of a connection. It is apart from the
@@ -126,8 +129,10 @@ type suspicion struct {
 	mptcp      bool // the kernel has called the connection MPTCP
 	made       bool // the socket was made for MPTCP, whatever became of it
 	finding    *finding
-	kinds      []Kind // of all findings so far
-	queued     bool   // on the list of suspects
+	kinds      []Kind     // of all findings so far
+	queued     bool       // on the list of suspects
+	shake      *handshake // nil: none that lasts
+	ctxEnded   int64      // as in facts
 }
 
 // Flags of entry.
@@ -139,7 +144,8 @@ const (
 	flagKeepAlive // the application configures keepalive itself
 	flagLinger    // the application set SO_LINGER
 	flagCopyFailed
-	flagClosed // as closed, for the data path
+	flagClosed  // as closed, for the data path
+	flagRawConn // the application has asked for the RawConn
 )
 
 // Marks in readEpoch: nothing was read since Read ended like this. A later

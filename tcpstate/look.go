@@ -178,6 +178,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 	if sus.finding != nil {
 		f.open = sus.finding.kind
 	}
+	f.setUp(e, sus)
 	v := diagnose(&f)
 	if v.kind != "" && expect.ignores(v.kind) {
 		v = verdict{due: v.due}

@@ -2,6 +2,8 @@ package tcpstate
 
 import (
 	"cmp"
+	"errors"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -21,6 +23,10 @@ type seam struct {
 	newPoller  func() (poller, error)
 	info       func(fd uintptr, buf []byte) (int, error)
 	maxWatches func() (int, error)
+	portFacts  func() (portFacts, error)
+	countPorts func(port uint16, to []netip.Addr, in portFacts) (portCount, time.Duration, error)
+	dialHooks  error                          // why net.Dialer has none; nil: it has
+	dialTrace  error                          // the same of httptrace
 	fakeTime   func() bool                    // time is not the machine's
 	looked     func(id uint64, f epoll.Flags) // called after each look; nil outside tests
 }
@@ -30,13 +36,21 @@ func newSeam(clock *testclock.Clock) *seam {
 		now: time.Now, clock: clock, info: tcpinfo.Get,
 		newPoller:  newPoller,
 		maxWatches: maxUserWatches,
+		portFacts:  readPortFacts,
+		countPorts: countPorts,
 		fakeTime:   fakeTime,
+	}
+	if !numbered {
+		s.dialHooks = errFakeNet
+		s.dialTrace = errFakeNet
 	}
 	if clock != nil {
 		s.now = clock.Now
 	}
 	return s
 }
+
+var errFakeNet = errors.New("the network is that of the Go runtime")
 
 func newPoller() (poller, error) {
 	p, err := epoll.New()

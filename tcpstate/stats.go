@@ -15,6 +15,7 @@ type counters struct {
 	opened, closed    atomic.Uint64
 	dials, dialErrors atomic.Uint64
 	unwatched         atomic.Uint64
+	dialsMissed       atomic.Uint64
 	sweeps            atomic.Uint64
 	sweepNanos        atomic.Int64
 	muted, queueFull  atomic.Uint64
@@ -46,6 +47,7 @@ type Stats struct {
 	QueueFull   uint64 // events that an observer was too slow for
 	Overflow    uint64 // findings in groups of their kind, because there were too many lines
 	Panics      uint64 // panics of observers that were caught
+	DialsMissed uint64 // dials, or their addresses, that there was no room to judge
 	Unwatched   uint64 // times tracking could only count, because time was not real (testing/synctest)
 }
 
@@ -61,6 +63,7 @@ func (t *Tracker) Stats() Stats {
 		Errors:    int(c.openFindings[Error].Load()),
 		Muted:     c.muted.Load(), QueueFull: c.queueFull.Load(), Overflow: c.groupsFull.Load(),
 		RateLimited: c.rateLimited.Load(),
+		DialsMissed: c.dialsMissed.Load(),
 		Panics:      c.panics.Load(), Unwatched: c.unwatched.Load(),
 	}
 	s.Closed = c.closed.Load()
@@ -274,11 +277,11 @@ func (t *Tracker) Facilities() []Facility {
 	for i := range all {
 		if !all[i].OK && i < 2 {
 			for _, k := range kinds {
-				if k.Kind != KindLeakCollected {
+				if k.Kind != KindLeakCollected && !dialsWithout(all[i].Name, k.Kind) {
 					all[i].Kinds = append(all[i].Kinds, k.Kind)
 				}
 			}
 		}
 	}
-	return all
+	return append(all, j.dialing.facilities(t)...)
 }
