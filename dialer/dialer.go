@@ -90,7 +90,7 @@ func (d *Dialer) DialTLS(ctx context.Context, network, address string, config *t
 		}
 	}
 	conn := tls.Client(raw, config)
-	done := d.watch(raw).Handshaking("TLS")
+	done := d.watch(raw).Handshaking(tcpstate.ProtocolTLS)
 	err = conn.HandshakeContext(ctx)
 	done(err)
 	if err != nil {

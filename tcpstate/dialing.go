@@ -305,18 +305,19 @@ const (
 // classifyDial sorts the error of a dial. That the kernel gave up is not our
 // own doing.
 func classifyDial(err error) dialEnd {
-	var errno syscall.Errno
-	var dns *net.DNSError
-	switch {
-	case err == nil:
+	if err == nil {
 		return dialOK
-	case errors.As(err, &dns):
+	}
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
 		return dialFailed
-	case errors.As(err, &errno):
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		if isNoPort(errno) {
 			return dialNoPort
 		}
 		return dialFailed
+	}
+	switch {
 	case errors.Is(err, context.Canceled):
 		return dialCancel
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):

@@ -6,12 +6,15 @@ import (
 	"time"
 )
 
+// ProtocolTLS is the name of TLS in Watch.Handshaking.
+const ProtocolTLS = "TLS"
+
 // HandshakeInfo describes a handshake above TCP that has ended.
 type HandshakeInfo struct {
 	ID            uint64 // of the connection
 	Role          Role
 	Name, Target  string
-	Protocol      string // "tls", "ssh", …
+	Protocol      string // ProtocolTLS, "ssh", …
 	Local, Remote net.Addr
 	Start, End    time.Time
 	Err           error // nil when it succeeded
@@ -36,8 +39,8 @@ type shakeList struct {
 	due         int64 // 0: empty since the loop has last looked
 }
 
-// Handshaking says that a handshake of protocol ("tls", "ssh", "postgres")
-// begins on the connection. The caller calls done with its outcome as soon as
+// Handshaking says that a handshake of protocol (ProtocolTLS, "ssh",
+// "postgres") begins on the connection. The caller calls done with its outcome as soon as
 // it ends. Until then a connection that does not get on is reported as
 // handshake.stalled.
 func (w *Watch) Handshaking(protocol string) (done func(error)) {
