@@ -62,20 +62,34 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // connection is returned as a *tcpstate.Conn, or with NoWrap as the
 // *net.TCPConn it is.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return d.dial(ctx, network, address, d.netDialer().DialContext)
+	dialing := d.begin(ctx, network, address)
+	nd := d.NetDialer
+	ctx, hooks := dialing.Hooked(ctx)
+	if hooks.Control {
+		nd = withHook(nd)
+	} else if nd == nil {
+		nd = new(net.Dialer)
+	}
+	if hooks.Trace && named(address) {
+		ctx = traced(ctx, dialing)
+	}
+	conn, err := nd.DialContext(ctx, network, address)
+	if err == nil {
+		d.detect(conn)
+	}
+	return dialing.Done(conn, err, !d.NoWrap), err
 }
 
 // DialTLS connects to address and makes a TLS handshake, as tls.Dialer does: a
 // config without ServerName gets it from address, and a connection whose
 // handshake fails is closed.
 func (d *Dialer) DialTLS(ctx context.Context, network, address string, config *tls.Config) (*tls.Conn, error) {
-	nd := d.netDialer()
-	if nd.Timeout != 0 {
+	if nd := d.NetDialer; nd != nil && nd.Timeout != 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, nd.Timeout)
 		defer cancel()
 	}
-	if !nd.Deadline.IsZero() {
+	if nd := d.NetDialer; nd != nil && !nd.Deadline.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, nd.Deadline)
 		defer cancel()
@@ -95,11 +109,28 @@ func (d *Dialer) DialTLS(ctx context.Context, network, address string, config *t
 		}
 	}
 	conn := tls.Client(raw, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
+	done := d.watch(raw).Handshaking(tcpstate.ProtocolTLS)
+	err = conn.HandshakeContext(ctx)
+	done(err)
+	if err != nil {
 		raw.Close()
 		return nil, err
 	}
 	return conn, nil
+}
+
+func (d *Dialer) watch(c net.Conn) *tcpstate.Watch {
+	if tc, ok := c.(*tcpstate.Conn); ok {
+		return tc.Watch()
+	}
+	return d.tracker().Of(c)
+}
+
+func (d *Dialer) tracker() *tcpstate.Tracker {
+	if d.Tracker != nil {
+		return d.Tracker
+	}
+	return tcpstate.Default()
 }
 
 // DialFunc is the form in which most clients take a dialer.
@@ -112,26 +143,19 @@ type DialFunc = func(ctx context.Context, network, address string) (net.Conn, er
 // result is returned as it is.
 func (d *Dialer) Wrap(dial DialFunc) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		return d.dial(ctx, network, address, dial)
+		dialing := d.begin(ctx, network, address)
+		ctx, hooks := dialing.Hooked(ctx)
+		if hooks.Trace {
+			ctx = traced(ctx, dialing)
+		}
+		conn, err := dial(ctx, network, address)
+		if err == nil {
+			d.detect(conn)
+		}
+		return dialing.Done(conn, err, !d.NoWrap), err
 	}
 }
 
-func (d *Dialer) dial(ctx context.Context, network, address string, dial DialFunc) (net.Conn, error) {
-	t := d.Tracker
-	if t == nil {
-		t = tcpstate.Default()
-	}
-	dialing := t.BeginDial(ctx, network, tcpstate.Origin{Name: d.Name, Target: address, Expect: d.Expect})
-	conn, err := dial(ctx, network, address)
-	if err == nil {
-		d.detect(conn)
-	}
-	return dialing.Done(conn, err, !d.NoWrap), err
-}
-
-func (d *Dialer) netDialer() *net.Dialer {
-	if d.NetDialer != nil {
-		return d.NetDialer
-	}
-	return new(net.Dialer)
+func (d *Dialer) begin(ctx context.Context, network, address string) *tcpstate.Dialing {
+	return d.tracker().BeginDial(ctx, network, tcpstate.Origin{Name: d.Name, Target: address, Expect: d.Expect})
 }

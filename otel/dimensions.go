@@ -31,6 +31,7 @@ type dimensions struct {
 
 	dials    sets // connect.duration
 	syns     sets // connect.retransmits
+	shakes   sets // tls.handshake.duration
 	conns    sets // close_wait.duration, rtt
 	closes   sets // connection.duration
 	states   sets // connection.count

@@ -25,6 +25,7 @@
 //	tcpstate.connection.close_wait.duration  s             from the peer's FIN to our Close, by role and name
 //	tcpstate.connection.rtt                  s             the kernel's smoothed round-trip time at the end of a connection, by role and name
 //	tcpstate.connect.duration                s             time of a dial, by name; error.type if it failed
+//	tcpstate.tls.handshake.duration          s             time of a TLS handshake, by role and name; error.type if it failed
 //	tcpstate.connect.retransmits             {segment}     SYNs sent again, by name
 //	tcpstate.finding.count                   {connection}  findings open now, by kind, severity, name and code.function.name
 //	tcpstate.finding.opened                  {finding}     findings that were opened, likewise

@@ -2,7 +2,9 @@ package tcpotel
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"syscall"
 
@@ -33,6 +35,23 @@ func errorType(err error) string {
 		return "timed_out"
 	}
 	return valueOther
+}
+
+// handshakeError returns the error.type of a failed TLS handshake.
+func handshakeError(err error) string {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return "certificate_invalid"
+	}
+	if _, ok := errors.AsType[tls.AlertError](err); ok {
+		return "tls_alert"
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		return "tls_alert" // that the peer has sent
+	}
+	if errors.Is(err, io.EOF) {
+		return "connection_closed"
+	}
+	return errorType(err)
 }
 
 // closeError returns the error.type of a connection that ended for r.

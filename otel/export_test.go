@@ -21,3 +21,6 @@ func Detached(opts ...Option) (*tcpstate.Observer, func() error, error) {
 
 // ErrorType is errorType.
 var ErrorType = errorType
+
+// HandshakeError is handshakeError.
+var HandshakeError = handshakeError

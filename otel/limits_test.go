@@ -2,9 +2,12 @@ package tcpotel_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -14,6 +17,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/otel"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
@@ -41,6 +45,9 @@ func worst(o *tcpstate.Observer) {
 			target := fmt.Sprintf("host%d:443", i)
 			for _, err := range errs {
 				for _, a := range addresses {
+					for _, role := range []tcpstate.Role{tcpstate.Client, tcpstate.Server} {
+						o.HandshakeDone(tcpstate.HandshakeInfo{Role: role, Name: name, Protocol: tcpstate.ProtocolTLS, Err: err, Start: now, End: now})
+					}
 					o.DialDone(tcpstate.DialInfo{Name: name, Target: target, Err: err, Remote: a, Retransmits: 1, Start: now, End: now})
 				}
 			}
@@ -171,6 +178,42 @@ func BenchmarkToken(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		o.Token(ctx)
+	}
+}
+
+func TestDialsGivenUpAreToldFromThoseThatFail(t *testing.T) {
+	dial := func(d net.Dialer, ctx context.Context, address string) string {
+		d.SetMultipathTCP(false)
+		c, err := d.DialContext(ctx, "tcp", address)
+		if err == nil {
+			c.Close()
+		}
+		require.Error(t, err)
+		return tcpotel.ErrorType(err)
+	}
+	dead := tcptest.DeadListener(t)
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	withdrawn, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	require.Equal(t, "timed_out", dial(net.Dialer{}, short, dead))
+	require.Equal(t, "timed_out", dial(net.Dialer{Timeout: 20 * time.Millisecond}, t.Context(), dead))
+	require.Equal(t, "timed_out", dial(net.Dialer{Deadline: time.Now().Add(20 * time.Millisecond)}, t.Context(), dead))
+	require.Equal(t, "cancelled", dial(net.Dialer{}, withdrawn, dead))
+	require.Equal(t, "connection_refused", dial(net.Dialer{}, t.Context(), refusingAddress(t)))
+	require.Equal(t, "timed_out", tcpotel.ErrorType(os.ErrDeadlineExceeded))
+}
+
+func TestErrorTypesOfHandshakesComeFromAShortList(t *testing.T) {
+	for want, err := range map[string]error{
+		"certificate_invalid": &tls.CertificateVerificationError{},
+		"tls_alert":           &net.OpError{Op: "remote error", Err: tls.AlertError(40)},
+		"connection_closed":   io.EOF,
+		"timed_out":           context.DeadlineExceeded,
+		"cancelled":           context.Canceled,
+		"_OTHER":              errors.New("no"),
+	} {
+		require.Equal(t, want, tcpotel.HandshakeError(err))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 type instruments struct {
 	connectDuration    metric.Float64Histogram
 	connectRetransmits metric.Int64Counter
+	handshake          metric.Float64Histogram
 	duration           metric.Float64Histogram
 	closeWait          metric.Float64Histogram
 	rtt                metric.Float64Histogram
@@ -80,6 +81,7 @@ func (r *reporter) register(p metric.MeterProvider) error {
 	r.inst = instruments{
 		connectDuration:    m.seconds("tcpstate.connect.duration", "Time of a dial.", connectBounds),
 		connectRetransmits: m.counter("tcpstate.connect.retransmits", "{segment}", "SYNs sent again."),
+		handshake:          m.seconds("tcpstate.tls.handshake.duration", "Time of a TLS handshake, where something tells of it.", connectBounds),
 		duration:           m.seconds("tcpstate.connection.duration", "Life of a connection, from dial or accept to its end.", durationBounds),
 		closeWait:          m.seconds("tcpstate.connection.close_wait.duration", "Time between the peer's FIN and our Close.", closeWaitBounds),
 		rtt:                m.seconds("tcpstate.connection.rtt", "Smoothed round-trip time when a connection ended.", rttBounds),

@@ -1,6 +1,7 @@
 package tcpotel_test
 
 import (
+	"crypto/tls"
 	"net"
 	"testing"
 	"time"
@@ -43,6 +44,44 @@ func TestDialsAreTimedByNameAndErrorType(t *testing.T) {
 		"name=payments": 1,
 		"error.type=connection_refused name=payments": 1,
 	}, r.points("tcpstate.connect.duration"))
+}
+
+func TestTLSHandshakesAreTimedByRoleNameAndErrorType(t *testing.T) {
+	r := newRig(t).start()
+	server, client := tcptest.TLSConfigs(t)
+	d := dialer.Dialer{Tracker: r.tracker, Name: "payments"}
+	shake := func(config *tls.Config) error {
+		ln := tcptest.Listen(t)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			tls.Server(c, server).Handshake()
+		}()
+		defer func() { <-done }()
+		conn, err := d.DialTLS(t.Context(), "tcp", ln.Addr().String(), config)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+	require.NoError(t, shake(client))
+	require.Error(t, shake(new(tls.Config)), "an unknown authority")
+	peer, inner := tcptest.Pair(t)
+	defer peer.Close()
+	conn := r.tracker.Track(inner, tcpstate.Origin{Role: tcpstate.Server, Name: "api"})
+	conn.Watch().Handshaking(tcpstate.ProtocolTLS)(nil)
+	conn.Watch().Handshaking("ssh")(nil)
+	r.finish()
+	require.Equal(t, map[string]float64{
+		"name=payments role=client":                                1,
+		"error.type=certificate_invalid name=payments role=client": 1,
+		"name=api role=server":                                     1,
+	}, r.points("tcpstate.tls.handshake.duration"))
 }
 
 // refusingAddress returns a loopback address where nobody listens.

@@ -51,6 +51,9 @@ func (r *reporter) observer() *tcpstate.Observer {
 	return &tcpstate.Observer{
 		Token:    takeToken,
 		DialDone: r.dialDone,
+
+		HandshakeDone: r.handshakeDone,
+
 		Closed:   r.closed,
 		Opened:   func(f tcpstate.Finding) { r.found(&f, "tcpstate.finding.opened") },
 		Changed:  func(f tcpstate.Finding) { r.found(&f, "tcpstate.finding.changed") },
@@ -79,6 +82,20 @@ func (r *reporter) dialDone(d tcpstate.DialInfo) any {
 		return nil
 	}
 	return made
+}
+
+// handshakeDone reports a TLS handshake. Those of other protocols, which
+// applications name as they like, have no metric.
+func (r *reporter) handshakeDone(h tcpstate.HandshakeInfo) {
+	if h.Protocol != tcpstate.ProtocolTLS {
+		return
+	}
+	k := key{role: h.Role.String(), name: r.dims.names.of(h.Name)}
+	if h.Err != nil {
+		k.errorType = handshakeError(h.Err)
+	}
+	ctx := sampled(tokenOf(h.DialToken).context())
+	r.inst.handshake.Record(ctx, seconds(h.Start, h.End), r.dims.shakes.get(k).record...)
 }
 
 // closed reports the end of a connection.

@@ -237,6 +237,7 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	if raw := c.raw.Load(); raw != nil {
 		return *raw, nil
 	}
+	c.remember(flagRawConn)
 	raw, err := c.TCPConn.SyscallConn()
 	if err != nil {
 		return nil, err

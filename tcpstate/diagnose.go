@@ -37,6 +37,8 @@ type facts struct {
 	pooled    bool
 	halfClose bool
 	request   requestFacts // of an accepted connection
+	shakeAt   int64        // begin of the handshake that goes on; 0: none
+	ctxEnded  int64        // when the context of the dial was seen to have ended, of a connection not used since; 0: not so
 
 	limits *Thresholds
 }

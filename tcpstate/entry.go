@@ -49,6 +49,7 @@ type entry struct {
 
 	mu        sync.Mutex // guards following fields; held over non-blocking calls only
 	useCount  uint32
+	dest      uint16          // index of the target that was dialed; immutable after Track
 	raw       syscall.RawConn // nil once closed or collected
 	readEnd   uint64          // epoch when the last Read ended with an error or EOF
 	tokens    *token
@@ -71,6 +72,8 @@ type entry struct {
 	audited bool // its settings were looked at
 	last    traffic
 	sus     *suspicion // nil while there is nothing to suspect
+	// ctxDone is that of the context that the connection was dialed with, until it is used; nil: not asked about.
+	ctxDone <-chan struct{}
 }
 
 // ending is what is known of the end of a connection. It is apart from the
@@ -132,9 +135,11 @@ type suspicion struct {
 	mptcp      bool // the kernel has called the connection MPTCP
 	made       bool // the socket was made for MPTCP, whatever became of it
 	finding    *finding
-	kinds      []Kind // of all findings so far
+	kinds      []Kind     // of all findings so far
+	queued     bool       // on the list of suspects
+	shake      *handshake // nil: none that lasts
+	ctxEnded   int64      // as in facts
 	waiting    waiting
-	queued     bool // on the list of suspects
 
 	// In FIN-WAIT-2, with the descriptor held.
 	halfAt, heardAt int64 // seen first, last byte that came since
@@ -157,6 +162,7 @@ const (
 	flagClosed  // as closed, for the data path
 	flagProbing // a probe has changed the keepalive settings; guarded by mu
 	flagPaired  // part of a Tunnel
+	flagRawConn // the application has asked for the RawConn
 )
 
 // Marks in readEpoch: nothing was read since Read ended like this. A later

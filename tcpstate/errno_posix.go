@@ -15,3 +15,6 @@ func classifyErrno(e syscall.Errno) readResult {
 	}
 	return readOther
 }
+
+// isNoPort reports whether no local address was left to connect from (connect(2)).
+func isNoPort(e syscall.Errno) bool { return e == syscall.EADDRNOTAVAIL }

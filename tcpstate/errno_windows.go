@@ -15,3 +15,8 @@ func classifyErrno(e syscall.Errno) readResult {
 	}
 	return readOther
 }
+
+// isNoPort reports whether no local address was left to connect from.
+func isNoPort(e syscall.Errno) bool {
+	return e == windows.WSAEADDRNOTAVAIL || e == windows.WSAEADDRINUSE || e == windows.WSAENOBUFS
+}

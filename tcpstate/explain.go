@@ -3,6 +3,7 @@ package tcpstate
 import (
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -315,6 +316,9 @@ func checks(f *Finding, p process) []string {
 // as far as it is known.
 func placeholders(f *Finding, p process) *strings.Replacer {
 	words := []string{"{pid}", strconv.Itoa(p.pid)}
+	if host, _, err := net.SplitHostPort(f.Subject.Target); err == nil && host != "" {
+		words = append(words, "{host}", host)
+	}
 	for _, end := range []struct{ addr, whole, host, port string }{
 		{f.Subject.Local, "{local}", "{lhost}", "{lport}"},
 		{f.Subject.Remote, "{remote}", "{rhost}", "{rport}"},

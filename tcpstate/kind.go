@@ -72,7 +72,8 @@ type KindInfo struct {
 	Causes  []string // likely causes, likeliest first
 	Fix     string   // what to do about the likeliest
 	// Checks are commands that show the same with other tools. Words in braces
-	// stand for the subject's own: {local}, {remote}, {rhost}, {lport}, {pid}.
+	// stand for the subject's own: {local}, {remote}, {rhost}, {lport}, {pid},
+	// and {host} of the target.
 	Checks  []string
 	Default string // threshold in the default configuration
 }
@@ -103,6 +104,7 @@ var kinds = slices.Concat(
 	resetKinds,
 	tunnelKinds,
 	leakKinds,
+	unusedKinds,
 	processKinds,
 )
 

@@ -200,6 +200,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		f.open = sus.finding.kind
 	}
 	e.acceptedFacts(&f)
+	f.setUp(e, sus)
 	v := diagnose(&f)
 	if v.kind != "" && (expect.ignores(v.kind) || e.listener.drains(v.kind, now)) {
 		v = verdict{due: v.due}

@@ -26,6 +26,11 @@ type Observer struct {
 	// nil, replaces the dial's token.
 	DialDone func(DialInfo) (token any)
 
+	// HandshakeDone is told of every handshake above TCP that has ended, where
+	// something tells of it: Dialer.DialTLS, httppool.Transport,
+	// Watch.Handshaking.
+	HandshakeDone func(HandshakeInfo)
+
 	// Closed is told of every connection that has ended.
 	Closed func(ClosedInfo)
 

@@ -114,6 +114,9 @@ func (e *entry) describe(t *Tracker, f *finding, s *subscriber, now int64, pub *
 	e.mu.Unlock()
 
 	ev.ages(t, e, sus, readEnd, now)
+	if h := sus.shake; h != nil {
+		ev.note(noteProtocol, h.protocol)
+	}
 	if sample.ok {
 		ev.sampled(&sample, sus.hist.fin, Duration(max(now-sampledAt, 0)))
 	}
@@ -221,7 +224,7 @@ func (e *entry) rankLocked(k Kind, hide []string) []rankedSite {
 		order = []rankedSite{failed, use, handler, born}
 	case KindLeakDeadSocket:
 		order = []rankedSite{use, handler, failed, eof, born}
-	case KindLeakCollected, KindCloseWaitNeverRead, KindCloseWaitIdleInPool, KindIdleUnverifiable,
+	case KindLeakCollected, KindLeakUnusedDial, KindCloseWaitNeverRead, KindCloseWaitIdleInPool, KindIdleUnverifiable,
 		KindKeepaliveOff, KindKeepaliveSlow, KindKeepaliveUserTimeout, KindKeepaliveContradictory:
 		order = []rankedSite{born, use, handler}
 	default:

@@ -23,9 +23,15 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry
 	if c == nil || t.cfg.Load().Off || !wrapped && !numbered {
 		return nil
 	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil
+	var raw syscall.RawConn
+	if d != nil {
+		raw = d.socket()
+	}
+	if raw == nil {
+		var err error
+		if raw, err = c.SyscallConn(); err != nil {
+			return nil
+		}
 	}
 	e, seen, fd, err := t.known(raw)
 	if err != nil {
@@ -50,6 +56,10 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry
 	}
 	if d != nil {
 		e.site, e.tokens, e.born, e.dialTook = d.site, d.tokens, d.ended, max(d.ended.Sub(d.start), 0)
+		e.dest = d.dest.index
+		if wrapped && !o.Expect.Pooled && !o.Expect.LongLived {
+			e.ctxDone = d.ctx.Done()
+		}
 	} else {
 		e.site, e.born = sites.Capture(2), t.seam.now()
 	}
@@ -108,6 +118,7 @@ func (t *Tracker) register(e, seen *entry) bool {
 	e.series.opened.Add(1)
 	e.listener.opened()
 	e.series.states[Established].Add(1)
+	t.judge.dialing.opened(e)
 	t.kickLocked(youngDelay)
 	return true
 }
@@ -218,6 +229,7 @@ func (t *Tracker) ended(e *entry) {
 	t.count.closed.Add(1)
 	e.series.closed.Add(1)
 	e.listener.closed()
+	t.judge.dialing.closed(t, e)
 	if t.depart(e) {
 		e.release()
 	}

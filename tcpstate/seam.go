@@ -3,8 +3,10 @@ package tcpstate
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -27,8 +29,12 @@ type seam struct {
 	maxWatches func() (int, error)
 	diag       func() (diagnoser, error)
 	orphans    func() (int, error)
-	openFiles  func() (limit, used int)       // zeros: not known
-	addrs      func() ([]net.Addr, error)     // of all interfaces
+	openFiles  func() (limit, used int)   // zeros: not known
+	addrs      func() ([]net.Addr, error) // of all interfaces
+	portFacts  func() (portFacts, error)
+	countPorts func(port uint16, to []netip.Addr, in portFacts) (portCount, time.Duration, error)
+	dialHooks  error                          // why net.Dialer has none; nil: it has
+	dialTrace  error                          // the same of httptrace
 	fakeTime   func() bool                    // time is not the machine's
 	near       func(net.IP) bool              // the address is one of this host
 	looked     func(id uint64, f epoll.Flags) // called after each look; nil outside tests
@@ -43,8 +49,14 @@ func newSeam(clock *testclock.Clock) *seam {
 		orphans:    sockdiag.Orphans,
 		openFiles:  openFiles,
 		addrs:      net.InterfaceAddrs,
+		portFacts:  readPortFacts,
+		countPorts: countPorts,
 		fakeTime:   fakeTime,
 		near:       net.IP.IsLoopback,
+	}
+	if !numbered {
+		s.dialHooks = errFakeNet
+		s.dialTrace = errFakeNet
 	}
 	if clock != nil {
 		s.now = clock.Now
@@ -87,6 +99,8 @@ func keepPace(clock *testclock.Clock, rate int, b []byte) {
 	change(rto, slower)
 	change(busyTime, slower)
 }
+
+var errFakeNet = errors.New("the network is that of the Go runtime")
 
 func newPoller() (poller, error) {
 	p, err := epoll.New()

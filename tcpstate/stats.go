@@ -15,6 +15,7 @@ type counters struct {
 	opened, closed    atomic.Uint64
 	dials, dialErrors atomic.Uint64
 	unwatched         atomic.Uint64
+	dialsMissed       atomic.Uint64
 	sweeps            atomic.Uint64
 	sweepNanos        atomic.Int64
 	muted, queueFull  atomic.Uint64
@@ -51,6 +52,7 @@ type Stats struct {
 	QueueFull   uint64 // events that an observer was too slow for
 	Overflow    uint64 // findings in groups of their kind, because there were too many lines
 	Panics      uint64 // panics of observers that were caught
+	DialsMissed uint64 // dials, or their addresses, that there was no room to judge
 	Unwatched   uint64 // times tracking could only count, because time was not real (testing/synctest)
 }
 
@@ -67,7 +69,8 @@ func (t *Tracker) Stats() Stats {
 		Muted:     c.muted.Load(), QueueFull: c.queueFull.Load(), Overflow: c.groupsFull.Load(),
 		RateLimited: c.rateLimited.Load(),
 		Closing:     int(c.lingering.Load()), Unfollowed: c.unfollowed.Load(),
-		Panics: c.panics.Load(), Unwatched: c.unwatched.Load(),
+		DialsMissed: c.dialsMissed.Load(),
+		Panics:      c.panics.Load(), Unwatched: c.unwatched.Load(),
 	}
 	s.Closed = c.closed.Load()
 	for i := range c.findings {
@@ -280,11 +283,11 @@ func (t *Tracker) Facilities() []Facility {
 	for i := range all[:2] {
 		if !all[i].OK {
 			for _, k := range kinds {
-				if k.Kind != KindLeakCollected {
+				if k.Kind != KindLeakCollected && !dialsWithout(all[i].Name, k.Kind) {
 					all[i].Kinds = append(all[i].Kinds, k.Kind)
 				}
 			}
 		}
 	}
-	return all
+	return append(all, j.dialing.facilities(t)...)
 }

@@ -92,6 +92,9 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 		{"tcp_info", func(s *seam) { s.info = func(uintptr, []byte) (int, error) { return 0, lost } }, true},
 		{"max_user_watches", func(s *seam) { s.maxWatches = func() (int, error) { return 0, lost } }, false},
 		{"epoll", func(s *seam) { s.maxWatches = func() (int, error) { return 0, nil } }, true},
+		{"dial watch", func(s *seam) { s.dialHooks = lost }, true},
+		{"httptrace", func(s *seam) { s.dialTrace = lost }, true},
+		{"ports", func(s *seam) { s.portFacts = func() (portFacts, error) { return portFacts{}, lost } }, true},
 	} {
 		t.Run(tt.facility, func(t *testing.T) {
 			tr := new(Tracker)
@@ -110,7 +113,7 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 				require.Equal(t, !f.OK && tt.kinds, len(f.Kinds) > 0, f)
 				require.NotContains(t, f.Kinds, KindLeakCollected, "that one rests on nothing")
 			}
-			require.Equal(t, []string{"epoll", "tcp_info", "max_user_watches", "clock"}, names)
+			require.Equal(t, []string{"epoll", "tcp_info", "max_user_watches", "clock", "dial watch", "httptrace", "ports"}, names)
 		})
 	}
 }

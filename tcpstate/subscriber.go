@@ -25,13 +25,15 @@ type event struct {
 	finding Finding
 	closed  ClosedInfo
 	dial    DialInfo
-	e       *entry // of dial
+	shake   *HandshakeInfo
+	e       *entry // of dial, shake and closed
 }
 
 type eventKind uint8
 
 const (
 	eventDial eventKind = iota
+	eventHandshake
 	eventClosed
 	eventOpened
 	eventChanged
@@ -139,6 +141,14 @@ func (s *subscriber) tell(ev *event) {
 			ev.e.mu.Lock()
 			ev.e.tokens = &token{sub: s, v: v, next: ev.e.tokens}
 			ev.e.mu.Unlock()
+		}
+	case eventHandshake:
+		if o.HandshakeDone != nil {
+			info := *ev.shake
+			ev.e.mu.Lock()
+			info.DialToken = ev.e.tokens.of(s)
+			ev.e.mu.Unlock()
+			o.HandshakeDone(info)
 		}
 	case eventClosed:
 		if o.Closed != nil {

@@ -16,15 +16,15 @@ import (
 func hook(t *http.Transport, d *dialer.Dialer) {
 	switch {
 	case d.NetDialer != nil:
-		t.DialContext = d.DialContext
+		t.DialContext = shaking(d, d.DialContext)
 	case t.DialContext != nil:
-		t.DialContext = d.Wrap(t.DialContext)
+		t.DialContext = shaking(d, d.Wrap(t.DialContext))
 	case t.Dial != nil:
 		t.Dial = wrapOld(d, t.Dial)
 	case runtime.GOOS == "js":
 		// The browser makes the requests, unless there is a dial function.
 	default:
-		t.DialContext = d.DialContext
+		t.DialContext = shaking(d, d.DialContext)
 	}
 	switch {
 	case t.DialTLSContext != nil:

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"sync"
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/tcpstate"
@@ -24,6 +25,9 @@ type exchange struct {
 	gotConnNext func(httptrace.GotConnInfo) // of the trace that the request has already
 	inner       io.ReadCloser               // the body as net/http made it
 	multiplexed bool                        // HTTP/2: the connection outlives the exchange
+
+	mu     sync.Mutex // guards following fields
+	shakes *shakes    // nil until net/http dials for this request
 }
 
 // newExchange takes on the trace that the request has: its hooks are called as
@@ -42,7 +46,7 @@ func newExchange(ctx context.Context, tracker *tcpstate.Tracker, use *tcpstate.U
 // httptrace no longer works as it did.
 func (x *exchange) context() context.Context {
 	if traceKey == nil {
-		return httptrace.WithClientTrace(x.ctx, &x.trace)
+		return httptrace.WithClientTrace(context.WithValue(x.ctx, exchangeKey{}, x), &x.trace)
 	}
 	return x
 }
@@ -54,6 +58,9 @@ func (x *exchange) Err() error                  { return x.ctx.Err() }
 func (x *exchange) Value(key any) any {
 	if key == traceKey && traceKey != nil {
 		return &x.trace
+	}
+	if key == (exchangeKey{}) {
+		return x
 	}
 	return x.ctx.Value(key)
 }

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package tcpstate
+
+import "net/netip"
+
+func localAddr(uintptr) netip.AddrPort { return netip.AddrPort{} }
