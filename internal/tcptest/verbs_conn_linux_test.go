@@ -365,10 +365,16 @@ func (r *run) dial(st *statement) error {
 	}
 	c, err := d.Dial("tcp", target)
 	if err != nil {
-		if st.opts["timeout"] != "" || st.opts["ports"] != "" || errors.Is(err, unix.ECONNREFUSED) {
+		timeout := st.opts["timeout"] != "" && errors.Is(err, context.DeadlineExceeded)
+		noPort := st.opts["ports"] != "" && errors.Is(err, unix.EADDRNOTAVAIL)
+		if timeout || noPort || errors.Is(err, unix.ECONNREFUSED) {
 			return nil // that is the scenario
 		}
 		return err
+	}
+	if st.opts["ports"] != "" {
+		c.Close()
+		return errors.New("the dial found a port")
 	}
 	r.keep(name, c)
 	return r.settle()
