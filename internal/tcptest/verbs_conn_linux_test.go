@@ -365,7 +365,8 @@ func (r *run) dial(st *statement) error {
 	}
 	c, err := d.Dial("tcp", target)
 	if err != nil {
-		timeout := st.opts["timeout"] != "" && errors.Is(err, context.DeadlineExceeded)
+		var ne net.Error
+		timeout := st.opts["timeout"] != "" && errors.As(err, &ne) && ne.Timeout()
 		noPort := st.opts["ports"] != "" && errors.Is(err, unix.EADDRNOTAVAIL)
 		if timeout || noPort || errors.Is(err, unix.ECONNREFUSED) {
 			return nil // that is the scenario
