@@ -190,6 +190,9 @@ func TestScenario(t *testing.T) {
 			for _, s := range scripts {
 				t.Run(s.name(), func(t *testing.T) {
 					t.Parallel()
+					if testing.Short() && thresholds[s.kind] > time.Minute {
+						t.Skip("it takes half a minute")
+					}
 					defer func() {
 						if t.Skipped() {
 							tab.skipped(s)

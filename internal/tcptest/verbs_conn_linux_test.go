@@ -31,7 +31,7 @@ func connVerbs() map[string]*verb {
 		"accept": {"C L: takes the next connection", 2, 2, "", "", (*run).accept},
 		"connect": {"C L: an untracked client, not yet accepted; bg: in the background; deaf: too, and it never gets an answer", 2, 2, "small deaf bg", "",
 			(*run).connect},
-		"dial":       {"C L: a tracked dial; bg: in the background; deaf: it never gets an answer; ports: the one local port; timeout: in the kernel's time", 2, 2, "small bg deaf timeout= ports=" + originOpts, "", (*run).dial},
+		"dial":       {"C L: a tracked dial; bg: in the background; deaf: it never gets an answer; ports: may use only the local port of that connection; timeout: in the kernel's time", 2, 2, "small bg deaf timeout= ports=" + originOpts, "", (*run).dial},
 		"crowd":      {"L N: N clients of L that have said something and were answered", 2, 2, "", "", (*run).crowd},
 		"enddial":    {"C: cancels a dial in the background", 1, 1, "", "", (*run).endDial},
 		"awaitdial":  {"C: waits for the connection of a dial in the background", 1, 1, "", "", (*run).awaitDial},
@@ -348,11 +348,12 @@ func (r *run) dial(st *statement) error {
 		d.NetDialer.Control = tcptest.DeafControl
 	}
 	if text := st.opts["ports"]; text != "" {
-		n, err := r.number(text)
+		other, err := r.tcp(text)
 		if err != nil {
 			return err
 		}
-		d.NetDialer.Control = tcptest.PortRangeControl(uint16(n), uint16(n))
+		port := uint16(other.LocalAddr().(*net.TCPAddr).Port)
+		d.NetDialer.Control = tcptest.PortRangeControl(port, port)
 	}
 	if text := st.opts["timeout"]; text != "" {
 		if d.NetDialer.Timeout, err = time.ParseDuration(text); err != nil { // of the kernel's time
@@ -364,10 +365,17 @@ func (r *run) dial(st *statement) error {
 	}
 	c, err := d.Dial("tcp", target)
 	if err != nil {
-		if st.opts["timeout"] != "" || st.opts["ports"] != "" || errors.Is(err, unix.ECONNREFUSED) {
+		var ne net.Error
+		timeout := st.opts["timeout"] != "" && errors.As(err, &ne) && ne.Timeout()
+		noPort := st.opts["ports"] != "" && errors.Is(err, unix.EADDRNOTAVAIL)
+		if timeout || noPort || errors.Is(err, unix.ECONNREFUSED) {
 			return nil // that is the scenario
 		}
 		return err
+	}
+	if st.opts["ports"] != "" {
+		c.Close()
+		return errors.New("the dial found a port")
 	}
 	r.keep(name, c)
 	return r.settle()
