@@ -210,7 +210,7 @@ func (c *poolingChore) run(t *Tracker, now int64) {
 // notReturned judges a connection that is lent out, moves nothing, and is
 // missed.
 func (f *facts) notReturned() verdict {
-	if f.wait.missed == 0 || f.limits.Borrowed == off {
+	if f.wait.missed == 0 || f.limits.Borrowed == off || f.expect.LongLived {
 		return verdict{}
 	}
 	moved := f.now - int64(min(f.sample.dataRecv, f.sample.dataSent))

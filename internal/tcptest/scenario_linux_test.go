@@ -97,10 +97,10 @@ var thresholds = map[tcpstate.Kind]time.Duration{
 
 	"idle.unverifiable": 10 * time.Minute,
 
-	"keepalive.off":                    10 * time.Second,
-	"keepalive.slow":                   10 * time.Second,
-	"keepalive.user_timeout_overrides": 10 * time.Second,
-	"keepalive.contradictory":          10 * time.Second,
+	"keepalive.off":                    30 * time.Second,
+	"keepalive.slow":                   30 * time.Second,
+	"keepalive.user_timeout_overrides": 30 * time.Second,
+	"keepalive.contradictory":          30 * time.Second,
 
 	"closing.fin_unacked":      10 * time.Second,
 	"closing.data_undelivered": 30 * time.Second,

@@ -163,12 +163,10 @@ func (r *run) drain(st *statement) error {
 // Functions of the library that are not there yet. Whoever adds them sets these.
 var (
 	// pairConns is tcpstate.Pair.
-	pairConns func(a, b net.Conn) any
-	// newDBPool makes a pool.Pool whose Get and whose connections' Close are
-	// what borrow and return call.
-	newDBPool func(r *run, target, name string, max int, x tcpstate.Expect) interface {
-		Get(ctx context.Context, network, address string) (net.Conn, error)
-	}
+	pairConns = func(down, up net.Conn) any { return tcpstate.Pair(down, up) }
+	// newDBPool makes a pool whose Get and whose connections' Close are what
+	// borrow and return call.
+	newDBPool = newLendingPool
 	// countedBy returns how often a kind of severity count was counted, if the
 	// tracker tells so other than by findings.
 	countedBy = func(*tcpstate.Tracker, tcpstate.Kind) (int, bool) { return 0, false }
@@ -176,7 +174,7 @@ var (
 
 func (r *run) tunnel(st *statement) error { return r.pairing(st.args[0], st.args[1], st.args[2]) }
 
-func (r *run) pairUp(st *statement) error { return r.pairing(st.args[0], st.args[0], st.args[1]) }
+func (r *run) pairUp(st *statement) error { return r.pairing(st.args[0], st.args[1], st.args[0]) }
 
 func (r *run) pairing(name, a, b string) error {
 	first, err := r.conn(a)
@@ -187,17 +185,11 @@ func (r *run) pairing(name, a, b string) error {
 	if err != nil {
 		return err
 	}
-	if pairConns == nil {
-		return r.unlessRehearsed(laterError{"tcpstate.Pair"})
-	}
 	r.tunnels[name] = pairConns(first, second)
 	return nil
 }
 
 func (r *run) dbPool(st *statement) error {
-	if newDBPool == nil {
-		return laterError{"pool.Pool"}
-	}
 	name, x, _, err := r.origin(st, "db")
 	if err != nil {
 		return err
