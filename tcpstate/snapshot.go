@@ -75,9 +75,15 @@ func (e *entry) snapshot(ask bool) Snapshot {
 		var buf [tcpinfo.MaxSize]byte
 		var n int
 		var ierr error
+		var mptcp bool
 		err := raw.Control(func(fd uintptr) {
 			if n, ierr = t.seam.info(fd, buf[:]); ierr == nil {
 				s.RecvQueue, s.SendQueue, _ = tcpinfo.Queues(fd)
+				mptcp = tcpinfo.MPTCP(fd)
+				if mptcp {
+					made, s.MPTCP = true, true
+					hist = hist.observe(e.lookMPTCP(State(buf[0]), epoll.Peek(fd)))
+				}
 				if hist.fin && made && epoll.Peek(fd)&epoll.ReadHup != 0 {
 					s.RecvQueue = max(s.RecvQueue-1, 0) // see sample.correct
 				}
@@ -89,6 +95,9 @@ func (e *entry) snapshot(ask bool) Snapshot {
 		case err == nil && ierr == nil:
 			s.Info = decodeInfo(buf[:n])
 			s.State = shownState(hist, s.Info.State)
+			if mptcp {
+				s.State = e.mptcpState(hist, s.Info.State, s.SendQueue)
+			}
 		}
 	}
 	if !s.Open {

@@ -411,6 +411,9 @@ func (c *conn) walk(q Query, mask uint32, yield func(*Socket) bool) (d Dumped, e
 					disturbed = true
 					continue
 				}
+				if q.MPTCP {
+					s.Fallback, s.Info = fellBack(s.Info), nil
+				}
 				useful = true
 				if mask>>s.State&1 == 0 || s.Local.Port() == 0 {
 					continue // it has changed since it was found

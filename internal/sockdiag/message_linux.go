@@ -132,6 +132,13 @@ func parseAttributes(s *Socket, b []byte) (ok bool) {
 	return true
 }
 
+// fellBack reads mptcpi_flags of a struct mptcp_info
+// (include/uapi/linux/mptcp.h).
+func fellBack(info []byte) bool {
+	const end, fallback = 12, 1 // of the field; MPTCP_INFO_FLAG_FALLBACK
+	return len(info) >= end && native.Uint32(info[end-4:])&fallback != 0
+}
+
 // expires turns milliseconds into a duration. Where the kernel does not stop at
 // 0 a timer that is overdue is a huge number.
 func expires(ms uint32) time.Duration {
@@ -166,7 +173,7 @@ func appendDump(b []byte, seq uint32, q Query, mask uint32) []byte {
 	info := q.Info
 	if q.MPTCP {
 		n += protocolLen
-		info = false // it would be a struct mptcp_info
+		info = true // a struct mptcp_info, see fellBack
 	}
 	id := Tuple{Local: netip.AddrPortFrom(netip.Addr{}, q.LocalPort), Remote: netip.AddrPortFrom(netip.Addr{}, q.RemotePort)}
 	b = appendHeader(b, n, kind, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, seq)

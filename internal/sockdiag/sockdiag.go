@@ -56,6 +56,10 @@ type Socket struct {
 	Shutdown    Shutdown
 	HasShutdown bool
 
+	// Fallback means that an MPTCP socket uses plain TCP, so that its TCP
+	// socket is the connection. See Query.MPTCP.
+	Fallback bool
+
 	// Info is the struct tcp_info where it was asked for; nil in SYN-RECV and
 	// TIME-WAIT. Its length depends on the kernel.
 	Info []byte
@@ -121,7 +125,8 @@ type Query struct {
 	// TCP sockets of their paths. They have the state that the application has
 	// brought about; no lookup finds them. Those that fell back to TCP are
 	// among them (Linux 6.18). Before Linux 5.9, which does not know the
-	// question, it returns TCP sockets all the same.
+	// question, it returns TCP sockets all the same, of which Fallback says
+	// nothing.
 	MPTCP bool
 
 	// Info asks for Socket.Info, which is not there for MPTCP.
