@@ -17,6 +17,7 @@ type listeningChore struct {
 	gone []*Listening // left, not yet known to the loop
 	due  int64        // 0: nothing to do
 
+	syn synWatch
 	buf [tcpinfo.MaxSize]byte // of the loop
 }
 
@@ -103,10 +104,12 @@ func (c *listeningChore) run(t *Tracker, now int64) {
 	for _, l := range gone {
 		l.watch.silence(t, now)
 	}
+	counts := c.syn.take()
 	off := t.cfg.Load().Off
 	// Where nobody waits the next sweep is soon enough: then the loop is awake.
 	next := int64(math.MaxInt64)
-	for _, l := range c.all() {
+	all := c.all()
+	for _, l := range all {
 		if off {
 			l.watch.silence(t, now)
 			continue
@@ -115,6 +118,12 @@ func (c *listeningChore) run(t *Tracker, now int64) {
 		if l.look(now, c.buf[:]) {
 			next = min(next, now+int64(suspectInterval))
 		}
+		if n, ok := counts[l]; ok && l.drain(now) == notDraining {
+			l.judgeSYNs(n, now)
+		}
+	}
+	if !off && len(all) > 0 {
+		c.syn.look(t, all, now)
 	}
 	c.plan(now, next)
 }
@@ -135,13 +144,17 @@ type listenWatch struct {
 	queue       queueLook // the last one
 	silent      int       // connections that never got a byte and sent none
 	silentSince int64
-	about       [2]listenSubject
+	about       [3]listenSubject
+	syns        synCount
+	synSince    int64 // since when handshakes do not get on; 0: they do
 }
 
-// The findings about a listener: one about its queue, one about its connections.
+// The findings about a listener: about its queue, its connections, and those
+// that do not become connections.
 const (
 	aboutQueue = iota
 	aboutSilence
+	aboutSYNs
 )
 
 func (w *listenWatch) openKinds() []Kind {
@@ -173,7 +186,7 @@ func (l *Listening) look(now int64, buf []byte) (soon bool) {
 	}
 	if l.drain(now) != notDraining {
 		w.silence(t, now)
-		w.hist = queueHistory{}
+		w.hist, w.synSince = queueHistory{}, 0
 		return false
 	}
 	if !known {

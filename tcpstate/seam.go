@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/epoll"
+	"github.com/tcpstate/tcpstate-go/internal/sockdiag"
 	"github.com/tcpstate/tcpstate-go/internal/tcpinfo"
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 )
@@ -16,21 +17,25 @@ import (
 // seam is every way in which a tracker depends on the machine, so that a test
 // can take a facility away.
 type seam struct {
-	now        func() time.Time
-	clock      *testclock.Clock // nil outside tests
-	newPoller  func() (poller, error)
-	info       func(fd uintptr, buf []byte) (int, error)
-	maxWatches func() (int, error)
-	fakeTime   func() bool                    // time is not the machine's
-	looked     func(id uint64, f epoll.Flags) // called after each look; nil outside tests
+	now            func() time.Time
+	clock          *testclock.Clock // nil outside tests
+	newPoller      func() (poller, error)
+	info           func(fd uintptr, buf []byte) (int, error)
+	maxWatches     func() (int, error)
+	synRetransmits func() (uint64, error)
+	countSYNs      func([]*Listening) (map[*Listening]synCount, time.Duration, error)
+	fakeTime       func() bool                    // time is not the machine's
+	looked         func(id uint64, f epoll.Flags) // called after each look; nil outside tests
 }
 
 func newSeam(clock *testclock.Clock) *seam {
 	s := &seam{
 		now: time.Now, clock: clock, info: tcpinfo.Get,
-		newPoller:  newPoller,
-		maxWatches: maxUserWatches,
-		fakeTime:   fakeTime,
+		newPoller:      newPoller,
+		maxWatches:     maxUserWatches,
+		synRetransmits: sockdiag.SynRetransmits,
+		countSYNs:      countSYNs,
+		fakeTime:       fakeTime,
 	}
 	if clock != nil {
 		s.now = clock.Now

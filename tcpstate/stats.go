@@ -280,5 +280,5 @@ func (t *Tracker) Facilities() []Facility {
 			}
 		}
 	}
-	return all
+	return append(all, j.listening.syn.facility())
 }

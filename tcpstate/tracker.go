@@ -289,6 +289,7 @@ func (t *Tracker) Close() error {
 	if done != nil {
 		<-done
 	}
+	t.judge.listening.syn.counting.Wait()
 	t.judge.mu.Lock()
 	t.meet(t.now()) // what ended before is told
 	t.flush(t.now())
