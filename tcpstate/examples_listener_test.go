@@ -61,6 +61,9 @@ var listenerExamples = []exampleRow{
 		f.Evidence.EverRead, f.Evidence.AppRead, f.Evidence.RecvQueue = true, age30, 0
 		f.Evidence.DataIn, f.Evidence.ACK, f.Evidence.BytesIn = Duration(800*time.Millisecond), Duration(800*time.Millisecond), 31
 	})},
+	{"trickle_handshake", example(KindAcceptTrickle, Server, untouched, func(f *Finding) {
+		f.Cause, f.Evidence.EverRead, f.Evidence.AppRead, f.Evidence.RecvQueue = causeHandshake, true, age30, 0
+	})},
 	{"peer_silent", example(KindAcceptPeerSilent, Server, aboutListener(
 		factSilent, "104", factConns, "130", factOldest, "10m", factNetwork, "192.0.2.0/24", factFromNetwork, "80",
 	), func(f *Finding) { f.Severity = Warning })},

@@ -104,7 +104,7 @@ var acceptKinds = []kindRow{{
 	KindInfo: KindInfo{
 		Kind: KindAcceptTrickle, Severity: Warning, Phase: PhaseTransfer,
 		Title:   "request begun, never completed",
-		Meaning: "The client has sent a part of an HTTP request. Bytes come too slowly, or no more come, and no handler was called.",
+		Meaning: "The client has sent a part of an HTTP request, or of the first message of a TLS handshake. Bytes come too slowly, or no more come, and no handler was called.",
 		Causes: []string{
 			"the server has no ReadHeaderTimeout",
 			"a client that sends its request byte by byte to hold connections (slowloris)",
@@ -188,8 +188,13 @@ func (s *story) acceptNeverRead() {
 }
 
 func (s *story) trickle() {
-	s.say("the client began a request at least %s ago; %s came so far on this connection, the last %s ago.",
-		age(s.f.Age()), counted(int(s.ev.BytesIn), "byte"), s.ev.DataIn)
+	what := "request"
+	if s.f.Cause == causeHandshake {
+		what = "TLS handshake"
+		s.f.Title = "TLS handshake begun, never completed"
+	}
+	s.say("the client began a %s at least %s ago; %s came so far on this connection, the last %s ago.",
+		what, age(s.f.Age()), counted(int(s.ev.BytesIn), "byte"), s.ev.DataIn)
 }
 
 func (s *story) peerSilent() {

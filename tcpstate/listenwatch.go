@@ -2,6 +2,7 @@ package tcpstate
 
 import (
 	"math"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -33,11 +34,14 @@ func (c *listeningChore) add(t *Tracker, l *Listening) {
 	l.follow()
 }
 
+// tellsQueues: elsewhere there is nothing to look at.
+const tellsQueues = runtime.GOOS == "linux"
+
 // follow keeps the loop running for l, unless the tracker is off.
 func (l *Listening) follow() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	want := !l.removed && !l.t.cfg.Load().Off
+	want := tellsQueues && !l.removed && !l.t.cfg.Load().Off
 	switch {
 	case want && !l.pinned:
 		l.t.pin(1)

@@ -73,6 +73,18 @@ func TestARequestThatIsNeverCompletedIsReported(t *testing.T) {
 	})
 }
 
+func TestAHandshakeThatIsNeverCompletedIsReported(t *testing.T) {
+	f := newFixture(t, newAPI(t).mux())
+	f.server.TLSConfig, _ = tcptest.TLSConfigs(t)
+	f.start(t)
+	f.send(t, "\x16\x03\x01\x02\x00\x01") // of a ClientHello of 512 bytes
+	f.taken(t, 6)
+	f.clock.Advance(45 * time.Second)
+	got := f.finding(t)
+	require.Equal(t, tcpstate.KindAcceptTrickle, got.Kind)
+	require.Equal(t, "handshake", got.Cause)
+}
+
 func TestServedConnectionsAreNotReported(t *testing.T) {
 	early := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "enough") })
 	for name, tt := range map[string]struct {
