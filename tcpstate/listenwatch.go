@@ -51,14 +51,20 @@ func (l *Listening) follow() {
 	l.pinned = want
 }
 
-// remove takes l out.
-func (c *listeningChore) remove(l *Listening, now int64) {
+// remove takes l out. The loop, if it runs, ends what is open about it.
+func (c *listeningChore) remove(t *Tracker, l *Listening) {
+	t.mu.Lock()
+	running := t.running
+	t.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.m[l]; ok {
-		delete(c.m, l)
+	if _, ok := c.m[l]; !ok {
+		return
+	}
+	delete(c.m, l)
+	if running {
 		c.gone = append(c.gone, l)
-		c.due = now
+		c.due = t.now()
 	}
 }
 
@@ -72,7 +78,8 @@ func (c *listeningChore) soon(now int64) {
 }
 
 // reconfigured follows Config.Off.
-func (c *listeningChore) reconfigured() {
+func (c *listeningChore) reconfigured(now int64) {
+	c.soon(now)
 	for _, l := range c.sorted() {
 		l.follow()
 	}
@@ -249,7 +256,7 @@ func (e *entry) firstRead() {
 	if l == nil || !l.nested.Load() || l.accepting.Load() > 0 {
 		return
 	}
-	id := sites.Capture(3)
+	id := sites.Capture(1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.removed {

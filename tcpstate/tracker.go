@@ -136,7 +136,7 @@ func (t *Tracker) Set(f func(*Config)) error {
 	if next.Off {
 		t.forgetAll()
 	}
-	t.judge.listening.reconfigured()
+	t.judge.listening.reconfigured(t.now())
 	t.kick(0)
 	return nil
 }
