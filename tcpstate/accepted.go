@@ -128,6 +128,10 @@ func (f *facts) incomplete() bool {
 // count as a request: after the handshake a client may be silent for long.
 const grewLooks = 3
 
+// causeHandshake says of accept.trickle that it is the ClientHello which is not
+// complete: a TLS server answers it.
+const causeHandshake = "handshake"
+
 func (f *facts) acceptedVerdict() verdict {
 	r := &f.request
 	w := &r.waiting
@@ -137,7 +141,11 @@ func (f *facts) acceptedVerdict() verdict {
 	v := verdict{kind: KindAcceptNeverRead, since: w.since}
 	if !f.untouched() {
 		v.kind = KindAcceptTrickle
-		if r.encrypted && r.uses == 0 && w.grew < grewLooks {
+		switch {
+		case !r.encrypted || r.uses > 0:
+		case f.sample.bytesSent == 0:
+			v.cause = causeHandshake
+		case w.grew < grewLooks:
 			if f.sample.dataRecv > 2*defaultSweep {
 				return verdict{} // the sweep sees when more comes
 			}

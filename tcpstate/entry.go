@@ -175,12 +175,17 @@ const (
 
 // entered notes that the application reads.
 func (e *entry) entered() {
-	if ep, was := e.t.epoch.Load(), e.readEpoch.Load(); was != ep {
-		if was == 0 {
-			e.firstRead()
-		}
-		e.readEpoch.Store(ep)
+	if ep := e.t.epoch.Load(); e.readEpoch.Load() != ep {
+		e.enteredIn(ep)
 	}
+}
+
+// enteredIn is apart so that the compiler inlines entered.
+func (e *entry) enteredIn(epoch uint64) {
+	if e.readEpoch.Load() == 0 {
+		e.firstRead()
+	}
+	e.readEpoch.Store(epoch)
 }
 
 // readEnded notes the error of a Read.

@@ -53,10 +53,16 @@ var listenerExamples = []exampleRow{
 		factQueue, "129", factLimit, "128", factLastAccept, "4s ago", factAccepted, "1,012", factRate, "0",
 		factError, "accept4: too many open files", factErrorAge, "1s",
 	))},
+	{"syn_recv", example(KindListenerSYNRecv, Server, aboutListener(
+		factHandshakes, "5", factRetries, "4", factNetwork, "192.0.2.0/24", factFromNetwork, "5",
+	))},
 	{"accept_never_read", example(KindAcceptNeverRead, Server, untouched, many(9, 3))},
 	{"trickle", example(KindAcceptTrickle, Server, untouched, func(f *Finding) {
 		f.Evidence.EverRead, f.Evidence.AppRead, f.Evidence.RecvQueue = true, age30, 0
 		f.Evidence.DataIn, f.Evidence.ACK, f.Evidence.BytesIn = Duration(800*time.Millisecond), Duration(800*time.Millisecond), 31
+	})},
+	{"trickle_handshake", example(KindAcceptTrickle, Server, untouched, func(f *Finding) {
+		f.Cause, f.Evidence.EverRead, f.Evidence.AppRead, f.Evidence.RecvQueue = causeHandshake, true, age30, 0
 	})},
 	{"peer_silent", example(KindAcceptPeerSilent, Server, aboutListener(
 		factSilent, "104", factConns, "130", factOldest, "10m", factNetwork, "192.0.2.0/24", factFromNetwork, "80",

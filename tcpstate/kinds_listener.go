@@ -5,6 +5,7 @@ const (
 	KindListenerOverflow        Kind = "listener.overflow"
 	KindListenerNotAccepting    Kind = "listener.not_accepting"
 	KindListenerBlockedInAccept Kind = "listener.blocked_in_accept"
+	KindListenerSYNRecv         Kind = "listener.syn_recv"
 )
 
 // The kinds of accepted connections that do not get going.
@@ -66,6 +67,22 @@ var listenerKinds = []kindRow{{
 	},
 	say:         (*story).overflow,
 	consequence: "Clients see connects that take seconds or time out, although the server runs.",
+}, {
+	KindInfo: KindInfo{
+		Kind: KindListenerSYNRecv, Severity: Warning, Phase: PhaseSetup, Subject: SubjectListener,
+		Title:   "clients do not complete their handshakes",
+		Meaning: "SYNs arrive, this end has answered each of them at least three times, and the last ACK of the client does not come. The program sees nothing of it: no connection, no error.",
+		Causes: []string{
+			"the SYN-ACK does not reach the client: it takes another way back, through a firewall or a gateway that has not seen the SYN",
+			"the client's answer does not reach this end",
+			"the addresses are forged: a SYN flood",
+		},
+		Fix:     "look for the SYN-ACK at both ends and on the way; compare the routes to and from the network of the clients",
+		Default: "3 handshakes from one network or 10 in all, each answered again twice, in two looks a sweep apart",
+		Checks:  []string{"ss -tno state syn-recv 'sport = :{lport}'", "tcpdump -nni any 'port {lport} and tcp[tcpflags] & tcp-syn != 0'"},
+	},
+	say:         (*story).synRecv,
+	consequence: "For these clients the server does not exist; each of their attempts takes a place for about a minute.",
 }}
 
 var acceptKinds = []kindRow{{
@@ -87,7 +104,7 @@ var acceptKinds = []kindRow{{
 	KindInfo: KindInfo{
 		Kind: KindAcceptTrickle, Severity: Warning, Phase: PhaseTransfer,
 		Title:   "request begun, never completed",
-		Meaning: "The client has sent a part of an HTTP request. Bytes come too slowly, or no more come, and no handler was called.",
+		Meaning: "The client has sent a part of an HTTP request, or of the first message of a TLS handshake. Bytes come too slowly, or no more come, and no handler was called.",
 		Causes: []string{
 			"the server has no ReadHeaderTimeout",
 			"a client that sends its request byte by byte to hold connections (slowloris)",
@@ -171,8 +188,13 @@ func (s *story) acceptNeverRead() {
 }
 
 func (s *story) trickle() {
-	s.say("the client began a request at least %s ago; %s came so far on this connection, the last %s ago.",
-		age(s.f.Age()), counted(int(s.ev.BytesIn), "byte"), s.ev.DataIn)
+	what := "request"
+	if s.f.Cause == causeHandshake {
+		what = "TLS handshake"
+		s.f.Title = "TLS handshake begun, never completed"
+	}
+	s.say("the client began a %s at least %s ago; %s came so far on this connection, the last %s ago.",
+		what, age(s.f.Age()), counted(int(s.ev.BytesIn), "byte"), s.ev.DataIn)
 }
 
 func (s *story) peerSilent() {
@@ -182,7 +204,23 @@ func (s *story) peerSilent() {
 		verb = "has"
 	}
 	s.say("%s of %s connections %s never carried a byte, the oldest for %s.", n, s.fact(factConns), verb, s.fact(factOldest))
-	if where := s.fact(factNetwork); where != "" {
-		s.say("%s of them come from %s.", s.fact(factFromNetwork), where)
+	s.mostFrom()
+}
+
+func (s *story) synRecv() {
+	s.say("%s handshakes wait for the client's last ACK although the SYN-ACK was sent again, up to %s times.",
+		s.fact(factHandshakes), s.fact(factRetries))
+	s.mostFrom()
+}
+
+// mostFrom says which network most of them come from.
+func (s *story) mostFrom() {
+	where, n := s.fact(factNetwork), s.fact(factFromNetwork)
+	switch {
+	case where == "":
+	case n == s.fact(factHandshakes) || n == s.fact(factSilent):
+		s.say("All of them come from %s.", where)
+	default:
+		s.say("%s of them come from %s.", n, where)
 	}
 }

@@ -196,7 +196,7 @@ func (l *Listening) leave() {
 	if !first {
 		return
 	}
-	l.t.judge.listening.remove(l, l.t.now())
+	l.t.judge.listening.remove(l.t, l)
 	if pinned {
 		l.t.pin(-1)
 		l.t.kick(lastDelay) // to end what is open

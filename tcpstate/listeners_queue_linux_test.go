@@ -17,7 +17,8 @@ import (
 // served is a listener as package listener has it.
 type served struct {
 	*net.TCPListener
-	l *tcpstate.Listening
+	l  *tcpstate.Listening
+	tr *tcpstate.Tracker
 }
 
 func (s *served) Accept() (net.Conn, error) {
@@ -29,7 +30,7 @@ func (s *served) Accept() (net.Conn, error) {
 func (r *rig) listens(serving bool) *served {
 	r.Helper()
 	ln := tcptest.Listen(r.T)
-	s := &served{ln, r.tr.AddListener(ln, tcpstate.Origin{Role: tcpstate.Server, Name: "api", Target: ln.Addr().String()})}
+	s := &served{ln, r.tr.AddListener(ln, tcpstate.Origin{Role: tcpstate.Server, Name: "api", Target: ln.Addr().String()}), r.tr}
 	if serving {
 		s.l.Serving()
 	}
@@ -187,6 +188,9 @@ func TestAQueueThatIsTakenFromIsNotReported(t *testing.T) {
 
 func TestAListenerThatDrainsOrEndsTakesItsFindingAlong(t *testing.T) {
 	for name, end := range map[string]func(*served){
+		"off": func(s *served) {
+			require.NoError(t, s.tr.Set(func(c *tcpstate.Config) { c.Off = true }))
+		},
 		"drain":             func(s *served) { s.l.Drain(0) },
 		"remove":            func(s *served) { s.l.Remove(0) },
 		"closed underneath": func(s *served) { s.Close() },

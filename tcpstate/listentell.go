@@ -58,11 +58,14 @@ func (s *listenSubject) describe(t *Tracker, f *finding, _ *subscriber, now int6
 	}
 	add("listen", l.site)
 	add("accept", sites.ID(l.acceptSite.Load()))
-	if s.which == aboutSilence {
+	switch s.which {
+	case aboutSilence:
 		l.tellSilence(pub, now)
-		return
+	case aboutSYNs:
+		l.tellSYNs(pub)
+	default:
+		l.tellQueue(pub, now)
 	}
-	l.tellQueue(pub, now)
 }
 
 // The names of the facts that the words of a finding are made from.
@@ -77,6 +80,8 @@ const (
 	factClient      = "client"
 	factBytesIn     = "bytes from it"
 	factReading     = "reading for"
+	factHandshakes  = "handshakes"
+	factRetries     = "SYN-ACK sent again, at most"
 	factSilent      = "silent"
 	factConns       = "connections"
 	factOldest      = "oldest"
@@ -137,4 +142,28 @@ func (l *Listening) tellSilence(pub *Finding, now int64) {
 		ev.note(factNetwork, where.String())
 		ev.note(factFromNetwork, thousands(most))
 	}
+}
+
+// tellSYNs notes the facts about handshakes that do not get on.
+func (l *Listening) tellSYNs(pub *Finding) {
+	ev, n := &pub.Evidence, &l.watch.syns
+	ev.note(factHandshakes, thousands(n.entries))
+	ev.note(factRetries, strconv.Itoa(n.retries))
+	if n.most > 1 {
+		ev.note(factNetwork, n.network.String())
+		ev.note(factFromNetwork, thousands(n.most))
+	}
+}
+
+// listensWithout reports whether a kind can be found without a facility: accept
+// queues and silent clients send no events, and handshakes have no descriptor.
+func listensWithout(facility string, k Kind) bool {
+	switch k {
+	case KindListenerSYNRecv:
+		return true
+	case KindListenerNotAccepting, KindListenerBlockedInAccept, KindListenerOverflow,
+		KindAcceptNeverRead, KindAcceptPeerSilent, KindAcceptTrickle:
+		return facility == "epoll"
+	}
+	return false
 }

@@ -2,6 +2,7 @@ package tcpstate
 
 import (
 	"math"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -17,6 +18,7 @@ type listeningChore struct {
 	gone []*Listening // left, not yet known to the loop
 	due  int64        // 0: nothing to do
 
+	syn synWatch
 	buf [tcpinfo.MaxSize]byte // of the loop
 }
 
@@ -32,11 +34,14 @@ func (c *listeningChore) add(t *Tracker, l *Listening) {
 	l.follow()
 }
 
+// tellsQueues: elsewhere there is nothing to look at.
+const tellsQueues = runtime.GOOS == "linux"
+
 // follow keeps the loop running for l, unless the tracker is off.
 func (l *Listening) follow() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	want := !l.removed && !l.t.cfg.Load().Off
+	want := tellsQueues && !l.removed && !l.t.cfg.Load().Off
 	switch {
 	case want && !l.pinned:
 		l.t.pin(1)
@@ -46,14 +51,20 @@ func (l *Listening) follow() {
 	l.pinned = want
 }
 
-// remove takes l out.
-func (c *listeningChore) remove(l *Listening, now int64) {
+// remove takes l out. The loop, if it runs, ends what is open about it.
+func (c *listeningChore) remove(t *Tracker, l *Listening) {
+	t.mu.Lock()
+	running := t.running
+	t.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.m[l]; ok {
-		delete(c.m, l)
+	if _, ok := c.m[l]; !ok {
+		return
+	}
+	delete(c.m, l)
+	if running {
 		c.gone = append(c.gone, l)
-		c.due = now
+		c.due = t.now()
 	}
 }
 
@@ -67,7 +78,8 @@ func (c *listeningChore) soon(now int64) {
 }
 
 // reconfigured follows Config.Off.
-func (c *listeningChore) reconfigured() {
+func (c *listeningChore) reconfigured(now int64) {
+	c.soon(now)
 	for _, l := range c.sorted() {
 		l.follow()
 	}
@@ -103,10 +115,12 @@ func (c *listeningChore) run(t *Tracker, now int64) {
 	for _, l := range gone {
 		l.watch.silence(t, now)
 	}
+	counts := c.syn.take()
 	off := t.cfg.Load().Off
 	// Where nobody waits the next sweep is soon enough: then the loop is awake.
 	next := int64(math.MaxInt64)
-	for _, l := range c.all() {
+	all := c.all()
+	for _, l := range all {
 		if off {
 			l.watch.silence(t, now)
 			continue
@@ -115,6 +129,12 @@ func (c *listeningChore) run(t *Tracker, now int64) {
 		if l.look(now, c.buf[:]) {
 			next = min(next, now+int64(suspectInterval))
 		}
+		if n, ok := counts[l]; ok && l.drain(now) == notDraining {
+			l.judgeSYNs(n, now)
+		}
+	}
+	if !off && len(all) > 0 {
+		c.syn.look(t, all, now)
 	}
 	c.plan(now, next)
 }
@@ -135,13 +155,17 @@ type listenWatch struct {
 	queue       queueLook // the last one
 	silent      int       // connections that never got a byte and sent none
 	silentSince int64
-	about       [2]listenSubject
+	about       [3]listenSubject
+	syns        synCount
+	synSince    int64 // since when handshakes do not get on; 0: they do
 }
 
-// The findings about a listener: one about its queue, one about its connections.
+// The findings about a listener: about its queue, its connections, and those
+// that do not become connections.
 const (
 	aboutQueue = iota
 	aboutSilence
+	aboutSYNs
 )
 
 func (w *listenWatch) openKinds() []Kind {
@@ -173,7 +197,7 @@ func (l *Listening) look(now int64, buf []byte) (soon bool) {
 	}
 	if l.drain(now) != notDraining {
 		w.silence(t, now)
-		w.hist = queueHistory{}
+		w.hist, w.synSince = queueHistory{}, 0
 		return false
 	}
 	if !known {
@@ -232,7 +256,7 @@ func (e *entry) firstRead() {
 	if l == nil || !l.nested.Load() || l.accepting.Load() > 0 {
 		return
 	}
-	id := sites.Capture(3)
+	id := sites.Capture(1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.removed {

@@ -22,37 +22,41 @@ import (
 // seam is every way in which a tracker depends on the machine, so that a test
 // can take a facility away.
 type seam struct {
-	now        func() time.Time
-	clock      *testclock.Clock // nil outside tests
-	newPoller  func() (poller, error)
-	info       func(fd uintptr, buf []byte) (int, error)
-	maxWatches func() (int, error)
-	diag       func() (diagnoser, error)
-	orphans    func() (int, error)
-	openFiles  func() (limit, used int)   // zeros: not known
-	addrs      func() ([]net.Addr, error) // of all interfaces
-	portFacts  func() (portFacts, error)
-	countPorts func(port uint16, to []netip.Addr, in portFacts) (portCount, time.Duration, error)
-	dialHooks  error                          // why net.Dialer has none; nil: it has
-	dialTrace  error                          // the same of httptrace
-	fakeTime   func() bool                    // time is not the machine's
-	near       func(net.IP) bool              // the address is one of this host
-	looked     func(id uint64, f epoll.Flags) // called after each look; nil outside tests
+	now            func() time.Time
+	clock          *testclock.Clock // nil outside tests
+	newPoller      func() (poller, error)
+	info           func(fd uintptr, buf []byte) (int, error)
+	maxWatches     func() (int, error)
+	diag           func() (diagnoser, error)
+	orphans        func() (int, error)
+	openFiles      func() (limit, used int)   // zeros: not known
+	addrs          func() ([]net.Addr, error) // of all interfaces
+	portFacts      func() (portFacts, error)
+	countPorts     func(port uint16, to []netip.Addr, in portFacts) (portCount, time.Duration, error)
+	synRetransmits func() (uint64, error)
+	countSYNs      func([]*Listening) (map[*Listening]synCount, time.Duration, error)
+	dialHooks      error                          // why net.Dialer has none; nil: it has
+	dialTrace      error                          // the same of httptrace
+	fakeTime       func() bool                    // time is not the machine's
+	near           func(net.IP) bool              // the address is one of this host
+	looked         func(id uint64, f epoll.Flags) // called after each look; nil outside tests
 }
 
 func newSeam(clock *testclock.Clock) *seam {
 	s := &seam{
 		now: time.Now, clock: clock, info: tcpinfo.Get,
-		newPoller:  newPoller,
-		maxWatches: maxUserWatches,
-		diag:       openDiag,
-		orphans:    sockdiag.Orphans,
-		openFiles:  openFiles,
-		addrs:      net.InterfaceAddrs,
-		portFacts:  readPortFacts,
-		countPorts: countPorts,
-		fakeTime:   fakeTime,
-		near:       net.IP.IsLoopback,
+		newPoller:      newPoller,
+		maxWatches:     maxUserWatches,
+		diag:           openDiag,
+		orphans:        sockdiag.Orphans,
+		openFiles:      openFiles,
+		addrs:          net.InterfaceAddrs,
+		portFacts:      readPortFacts,
+		countPorts:     countPorts,
+		synRetransmits: sockdiag.SynRetransmits,
+		countSYNs:      countSYNs,
+		fakeTime:       fakeTime,
+		near:           net.IP.IsLoopback,
 	}
 	if !numbered {
 		s.dialHooks = errFakeNet

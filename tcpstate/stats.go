@@ -283,11 +283,12 @@ func (t *Tracker) Facilities() []Facility {
 	for i := range all[:2] {
 		if !all[i].OK {
 			for _, k := range kinds {
-				if k.Kind != KindLeakCollected && !dialsWithout(all[i].Name, k.Kind) {
+				if k.Kind != KindLeakCollected && !dialsWithout(all[i].Name, k.Kind) && !listensWithout(all[i].Name, k.Kind) {
 					all[i].Kinds = append(all[i].Kinds, k.Kind)
 				}
 			}
 		}
 	}
-	return append(all, j.dialing.facilities(t)...)
+	all = append(all, j.dialing.facilities(t)...)
+	return append(all, j.listening.syn.facility())
 }

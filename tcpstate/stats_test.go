@@ -113,7 +113,7 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 				require.Equal(t, !f.OK && tt.kinds, len(f.Kinds) > 0, f)
 				require.NotContains(t, f.Kinds, KindLeakCollected, "that one rests on nothing")
 			}
-			require.Equal(t, []string{"epoll", "tcp_info", "max_user_watches", "clock", "dial watch", "httptrace", "ports"}, names)
+			require.Equal(t, []string{"epoll", "tcp_info", "max_user_watches", "clock", "sock_diag"}, names)
 		})
 	}
 }

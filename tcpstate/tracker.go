@@ -139,7 +139,7 @@ func (t *Tracker) Set(f func(*Config)) error {
 	if next.Off {
 		t.forgetAll()
 	}
-	t.judge.listening.reconfigured()
+	t.judge.listening.reconfigured(t.now())
 	t.kick(0)
 	return nil
 }
@@ -293,6 +293,7 @@ func (t *Tracker) Close() error {
 		<-done
 	}
 	t.judge.dialing.ports.counting.Wait()
+	t.judge.listening.syn.counting.Wait()
 	t.judge.mu.Lock()
 	t.meet(t.now()) // what ended before is told
 	t.flush(t.now())

@@ -27,8 +27,17 @@ func (f *fixture) taken(t *testing.T, n uint64) {
 	})
 }
 
-// apart keeps two segments from having the same age in milliseconds.
-func apart() { time.Sleep(3 * time.Millisecond) }
+// later waits until what was sent or received last is so old that the kernel,
+// which counts in jiffies, tells it from what comes next.
+func (f *fixture) later(t *testing.T) {
+	t.Helper()
+	tcptest.WaitUntil(t, "the clock of the kernel", func() bool {
+		for c := range f.tracker.Conns() {
+			return min(c.Info.LastDataSent, c.Info.LastDataReceived) >= 20*time.Millisecond
+		}
+		return false
+	})
+}
 
 func TestARequestThatIsNeverCompletedIsReported(t *testing.T) {
 	t.Run("the first", func(t *testing.T) {
@@ -47,7 +56,7 @@ func TestARequestThatIsNeverCompletedIsReported(t *testing.T) {
 		f.waitIdle(t)
 		f.clock.Advance(time.Minute)
 		require.Empty(t, f.tracker.Findings())
-		apart()
+		f.later(t)
 		_, err := io.WriteString(client, "GET /")
 		require.NoError(t, err)
 		f.taken(t, 41)
@@ -62,6 +71,18 @@ func TestARequestThatIsNeverCompletedIsReported(t *testing.T) {
 		f.clock.Advance(12 * time.Second)
 		require.Empty(t, f.tracker.Findings())
 	})
+}
+
+func TestAHandshakeThatIsNeverCompletedIsReported(t *testing.T) {
+	f := newFixture(t, newAPI(t).mux())
+	f.server.TLSConfig, _ = tcptest.TLSConfigs(t)
+	f.start(t)
+	f.send(t, "\x16\x03\x01\x02\x00\x01") // of a ClientHello of 512 bytes
+	f.taken(t, 6)
+	f.clock.Advance(45 * time.Second)
+	got := f.finding(t)
+	require.Equal(t, tcpstate.KindAcceptTrickle, got.Kind)
+	require.Equal(t, "handshake", got.Cause)
 }
 
 func TestServedConnectionsAreNotReported(t *testing.T) {
@@ -80,7 +101,7 @@ func TestServedConnectionsAreNotReported(t *testing.T) {
 		}},
 		"an answer before the body came": {early, func(t *testing.T, f *fixture) {
 			c := f.send(t, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n")
-			apart()
+			f.later(t)
 			_, err := io.WriteString(c, strings.Repeat("x", 9000))
 			require.NoError(t, err)
 			_, err = io.ReadFull(c, make([]byte, 6))
@@ -118,7 +139,7 @@ func TestTLSConnectionsThatLieIdleAreNotReported(t *testing.T) {
 				ahead, err := tls.Dial("tcp", f.addr, config) // and sends nothing for now
 				require.NoError(t, err)
 				t.Cleanup(func() { ahead.Close() })
-				apart()
+				f.later(t)
 				f.clock.Advance(2 * time.Minute)
 				if proto == "http/1.1" {
 					get(t, ahead, "/hello/you")
