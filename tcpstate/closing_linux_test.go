@@ -84,10 +84,7 @@ func TestAFINThatNobodyAcknowledgesIsReported(t *testing.T) {
 			tcptest.Reset(t, s)
 			r.goneSoon()
 			require.Empty(t, r.tr.Findings())
-			tcptest.WaitUntil(t, "the end of the finding", func() bool {
-				all := r.rec.all()
-				return all[len(all)-1].what == "cleared"
-			})
+			require.Equal(t, "cleared", r.rec.await(t, 2)[1].what)
 		})
 	}
 }

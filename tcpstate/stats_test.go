@@ -92,6 +92,8 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 		{"tcp_info", func(s *seam) { s.info = func(uintptr, []byte) (int, error) { return 0, lost } }, true},
 		{"max_user_watches", func(s *seam) { s.maxWatches = func() (int, error) { return 0, lost } }, false},
 		{"epoll", func(s *seam) { s.maxWatches = func() (int, error) { return 0, nil } }, true},
+		{"sock_diag", func(s *seam) { s.diag = func() (diagnoser, error) { return nil, lost } }, true},
+		{"sockstat", func(s *seam) { s.orphans = func() (int, error) { return 0, lost } }, true},
 	} {
 		t.Run(tt.facility, func(t *testing.T) {
 			tr := new(Tracker)
@@ -110,7 +112,7 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 				require.Equal(t, !f.OK && tt.kinds, len(f.Kinds) > 0, f)
 				require.NotContains(t, f.Kinds, KindLeakCollected, "that one rests on nothing")
 			}
-			require.Equal(t, []string{"epoll", "tcp_info", "max_user_watches", "clock"}, names)
+			require.Equal(t, []string{"epoll", "tcp_info", "max_user_watches", "clock", "sock_diag", "sockstat"}, names)
 		})
 	}
 }
