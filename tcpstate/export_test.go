@@ -6,6 +6,15 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/epoll"
 )
 
+// Diagnoser looks up sockets of closed connections.
+type Diagnoser = diagnoser
+
+// OpenDiag opens the diagnoser that a tracker without a seam has.
+func OpenDiag() (Diagnoser, error) { return openDiag() }
+
+// MaxClosing is how many closed connections are followed.
+const MaxClosing = maxClosing
+
 // Poller is the event source of a tracker's loop.
 type Poller = poller
 
@@ -14,6 +23,8 @@ type Seam struct {
 	NewPoller  func() (Poller, error)
 	Info       func(fd uintptr, buf []byte) (int, error)
 	MaxWatches func() (int, error)
+	Diag       func() (Diagnoser, error)
+	Orphans    func() (int, error)
 	Looked     func(id uint64, f epoll.Flags)
 }
 
@@ -29,6 +40,12 @@ func SetSeam(t *Tracker, with Seam) {
 	}
 	if with.MaxWatches != nil {
 		s.maxWatches = with.MaxWatches
+	}
+	if with.Diag != nil {
+		s.diag = with.Diag
+	}
+	if with.Orphans != nil {
+		s.orphans = with.Orphans
 	}
 	if with.Looked != nil {
 		s.looked = with.Looked
