@@ -129,16 +129,14 @@ func (c *closingChore) wake(at int64) {
 // of t, too.
 func (c *closingChore) take(t *Tracker, now int64) {
 	for _, d := range t.closes {
-		c.add(t, d, now)
+		c.add(t, d)
 	}
 	clear(t.closes)
 	t.closes = t.closes[:0]
-	if t.live == 0 && len(c.waiting) > 0 {
-		c.wake(now + int64(lastDelay)) // then the loop can end
-	}
+	c.arrange(t.live == 0, now)
 }
 
-func (c *closingChore) add(t *Tracker, d departed, now int64) {
+func (c *closingChore) add(t *Tracker, d departed) {
 	switch n := len(c.waiting); {
 	case d.at < t.blindUntil.Load():
 		return
@@ -150,10 +148,20 @@ func (c *closingChore) add(t *Tracker, d departed, now int64) {
 	default:
 		t.count.unfollowed.Add(1)
 	}
-	if len(c.waiting) >= maxClosing/2 {
+}
+
+// arrange plans a run for those that wait. When the tracker is idle, the loop
+// is to end soon.
+func (c *closingChore) arrange(idle bool, now int64) {
+	switch n := len(c.waiting); {
+	case n == 0:
+	case n >= maxClosing/2:
 		c.wake(now)
+	case idle:
+		c.wake(max(c.waiting[0].at+int64(lastDelay), now))
+	default:
+		c.wake(max(c.waiting[0].at+int64(youngDelay), now))
 	}
-	c.wake(now + int64(youngDelay))
 }
 
 func (c *closingChore) run(t *Tracker, now int64) {
@@ -307,12 +315,7 @@ func waitsForPeer(r *sockdiag.Result) bool {
 // plan decides when to run next, and whether the loop has to stay for it.
 func (c *closingChore) plan(t *Tracker, now int64) {
 	if len(c.waiting) > 0 {
-		c.wake(max(c.waiting[0].at+int64(youngDelay), now+int64(closingPause)))
-		if t.idle() {
-			c.wake(now + int64(closingPause))
-		}
-	} else {
-		c.waiting = nil
+		c.arrange(t.idle(), now+int64(closingPause))
 	}
 	for _, l := range c.open {
 		c.wake(max(l.next, now+int64(closingPause)))

@@ -1,8 +1,10 @@
 package tcpstate_test
 
 import (
+	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,10 +86,7 @@ func TestAFINThatNobodyAcknowledgesIsReported(t *testing.T) {
 			tcptest.Reset(t, s)
 			r.goneSoon()
 			require.Empty(t, r.tr.Findings())
-			tcptest.WaitUntil(t, "the end of the finding", func() bool {
-				all := r.rec.all()
-				return all[len(all)-1].what == "cleared"
-			})
+			require.Equal(t, "cleared", r.rec.await(t, 2)[1].what)
 		})
 	}
 }
@@ -104,4 +103,168 @@ func TestAnOrdinaryCloseIsFollowedNoFurther(t *testing.T) {
 	require.Zero(t, r.tr.Stats().Closing)
 	require.False(t, tcpstate.Running(r.tr))
 	r.silent()
+}
+
+func TestBytesThatThePeerDoesNotTakeAfterCloseAreReported(t *testing.T) {
+	r := newRig(t)
+	s, c := r.accepted(tcptest.SmallBuffers())
+	written := tcptest.FillWindow(t, s.TCPConn)
+	require.NoError(t, s.Close())
+	l := r.lingering(0)
+	require.True(t, l.NoWindow)
+	require.Equal(t, tcpstate.FinWait1, l.State)
+	require.Equal(t, "close", l.Site.Role)
+	require.Contains(t, l.Site.Frames[0].Function, "TestBytesThatThePeerDoesNotTake")
+	require.Greater(t, l.SendQueue, 1)
+
+	r.clk.Advance(26 * time.Second)
+	require.Empty(t, r.tr.Findings())
+	r.clk.Advance(5 * time.Second)
+	f := r.one(tcpstate.KindClosingDataUndelivered)
+	require.Equal(t, "close", f.Sites[0].Role)
+	require.Equal(t, l.SendQueue, f.Evidence.SendQueue)
+	require.True(t, f.Evidence.NoWindow)
+
+	rest := make(chan int64)
+	go func() {
+		n, _ := io.Copy(io.Discard, c)
+		rest <- n
+	}()
+	require.EqualValues(t, written, <-rest, "a peer that reads after all gets everything")
+	r.goneSoon()
+	require.Empty(t, r.tr.Findings())
+}
+
+// What drains slowly after Close is delivered: the clock starts again.
+func TestBytesThatThePeerTakesSlowlyAfterCloseAreNotReported(t *testing.T) {
+	r := newRig(t)
+	s, c := r.accepted()
+	tcptest.FillWindow(t, s.TCPConn)
+	require.NoError(t, s.Close())
+	before := r.lingering(0).SendQueue
+	for range 5 {
+		r.clk.Advance(20 * time.Second)
+		require.Empty(t, r.tr.Findings())
+		_, err := io.ReadFull(c, make([]byte, 2<<20))
+		if err != nil {
+			break
+		}
+		tcptest.WaitUntil(t, "the queue to move", func() bool {
+			r.clk.Advance(time.Second)
+			for l := range r.tr.Closing() {
+				moved := l.SendQueue < before
+				before = min(before, l.SendQueue)
+				return moved
+			}
+			return true
+		})
+	}
+	r.silent()
+}
+
+// ss and the library agree on which sockets wait for their peer.
+func TestClosingIsWhatTheKernelTells(t *testing.T) {
+	r := newRig(t)
+	keep, _ := r.accepted()
+	want := make(map[string]uint8)
+	for i := range 12 {
+		c, s := r.dialed(tcpstate.Expect{})
+		switch i % 4 {
+		case 0: // FIN-WAIT-1
+			tcptest.Deafen(t, s)
+		case 1: // LAST-ACK
+			require.NoError(t, s.CloseWrite())
+			tcptest.WaitState(t, c, tcptest.CloseWait)
+			tcptest.Deafen(t, s)
+		case 2: // FIN-WAIT-2
+		case 3: // TIME-WAIT
+			require.NoError(t, s.Close())
+		}
+		require.NoError(t, c.Close())
+		if i%4 < 2 {
+			want[c.LocalAddr().String()] = map[int]uint8{0: tcptest.FinWait1, 1: tcptest.LastAck}[i%4]
+		} else {
+			tcptest.WaitUntil(t, "the FIN to be acknowledged", func() bool {
+				st := tcptest.TableState(t, c.LocalAddr(), c.RemoteAddr())
+				return st == tcptest.FinWait2 || st == tcptest.TimeWait || st == tcptest.Absent
+			})
+		}
+	}
+	r.clk.Advance(3 * time.Second)
+	got := make(map[string]uint8)
+	for l := range r.tr.Closing() {
+		got[l.Local.String()] = uint8(l.State)
+		require.Equal(t, tcptest.TableState(t, l.Local, l.Remote), uint8(l.State))
+	}
+	require.Equal(t, want, got)
+	require.Equal(t, len(want), r.tr.Stats().Closing)
+	require.NoError(t, keep.Close())
+	require.NoError(t, r.tr.Set(func(c *tcpstate.Config) { c.Off = true }))
+	r.clk.Advance(2 * time.Second)
+	require.Zero(t, r.tr.Stats().Closing)
+	require.False(t, tcpstate.Running(r.tr))
+}
+
+func TestWithoutLookupsOnlyWhatFollowsCloseIsMissing(t *testing.T) {
+	r := newRig(t)
+	lost := errors.New("a sandbox")
+	tcpstate.SetSeam(r.tr, tcpstate.Seam{
+		Diag:    func() (tcpstate.Diagnoser, error) { return nil, lost },
+		Orphans: func() (int, error) { return 1, nil },
+	})
+	keep, peer := r.accepted()
+	c, s := r.accepted()
+	tcptest.Deafen(t, s)
+	require.NoError(t, c.Close())
+	r.clk.Advance(5 * time.Second)
+	require.Zero(t, r.tr.Stats().Closing)
+	r.degraded("sock_diag", "a sandbox")
+	require.ElementsMatch(t, facility(t, r.tr, "sock_diag").Kinds, []tcpstate.Kind{
+		tcpstate.KindClosingFINUnacked, tcpstate.KindClosingDataUndelivered, tcpstate.KindPeerKeepsHalfOpen,
+	})
+	r.closes(peer, keep.TCPConn)
+	r.opens(tcpstate.KindCloseWaitNeverRead)
+	require.NoError(t, keep.Close())
+}
+
+// Without sockstat every closed socket is looked up.
+func TestWithoutSockstatSocketsAreFollowedAllTheSame(t *testing.T) {
+	r := newRig(t)
+	tcpstate.SetSeam(r.tr, tcpstate.Seam{Orphans: func() (int, error) { return 0, errors.New("no proc") }})
+	keep, _ := r.accepted()
+	c, s := r.dialed(tcpstate.Expect{})
+	tcptest.Deafen(t, s)
+	require.NoError(t, c.Close())
+	require.Equal(t, c.Watch().ID(), r.lingering(1).ID)
+	r.degraded("sockstat", "no proc")
+	require.NoError(t, keep.Close())
+}
+
+// Lookups that fail are tried again later: descriptors may run out for a while.
+func TestLookupsAreTriedAgain(t *testing.T) {
+	r := newRig(t)
+	var fails atomic.Bool
+	fails.Store(true)
+	tcpstate.SetSeam(r.tr, tcpstate.Seam{Diag: func() (tcpstate.Diagnoser, error) {
+		if fails.Load() {
+			return nil, errors.New("too many open files")
+		}
+		return tcpstate.OpenDiag()
+	}, Orphans: func() (int, error) { return 1, nil }})
+	keep, _ := r.accepted()
+	closes := func() {
+		c, s := r.dialed(tcpstate.Expect{})
+		tcptest.Deafen(t, s)
+		require.NoError(t, c.Close())
+		r.clk.Advance(3 * time.Second)
+	}
+	closes()
+	fails.Store(false)
+	closes()
+	require.Zero(t, r.tr.Stats().Closing, "not so soon")
+	r.clk.Advance(time.Minute)
+	closes()
+	require.Equal(t, 1, r.tr.Stats().Closing)
+	require.True(t, facility(t, r.tr, "sock_diag").OK)
+	require.NoError(t, keep.Close())
 }

@@ -7,6 +7,15 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/epoll"
 )
 
+// Diagnoser looks up sockets of closed connections.
+type Diagnoser = diagnoser
+
+// OpenDiag opens the diagnoser that a tracker without a seam has.
+func OpenDiag() (Diagnoser, error) { return openDiag() }
+
+// MaxClosing is how many closed connections are followed.
+const MaxClosing = maxClosing
+
 // Poller is the event source of a tracker's loop.
 type Poller = poller
 
@@ -17,6 +26,8 @@ type Seam struct {
 	MaxWatches func() (int, error)
 	OpenFiles  func() (limit, used int)
 	Addrs      func() ([]net.Addr, error)
+	Diag       func() (Diagnoser, error)
+	Orphans    func() (int, error)
 	Looked     func(id uint64, f epoll.Flags)
 }
 
@@ -38,6 +49,12 @@ func SetSeam(t *Tracker, with Seam) {
 	}
 	if with.Addrs != nil {
 		s.addrs = with.Addrs
+	}
+	if with.Diag != nil {
+		s.diag = with.Diag
+	}
+	if with.Orphans != nil {
+		s.orphans = with.Orphans
 	}
 	if with.Looked != nil {
 		s.looked = with.Looked

@@ -111,10 +111,16 @@ func (h *halfOpenPolls) choose(now int64) {
 }
 
 func (h *halfOpenPolls) next() int64 {
-	if len(h.polls) == 0 {
-		return 0
+	if len(h.polls) > 0 {
+		return h.polls[0].at
 	}
-	return h.polls[0].at
+	var first int64
+	for _, p := range h.targets {
+		if at := p.at + pollMemory + 1; first == 0 || at < first {
+			first = at
+		}
+	}
+	return first
 }
 
 // ask polls those that are due.

@@ -55,11 +55,12 @@ func (t *Tracker) meet(now int64) {
 		e.settleFinal()
 		t.account(e, now)
 		if d, ok := e.departure(); ok {
-			j.closing.add(t, d, now)
+			j.closing.add(t, d)
 		}
 		t.legEnded(e, now)
 		e.release()
 	}
+	j.closing.arrange(t.idle(), now)
 	clear(ends)
 	j.spareEnds = nil
 	if cap(ends) <= maxEnds/16 {

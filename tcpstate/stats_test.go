@@ -95,6 +95,8 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 		{"dial watch", func(s *seam) { s.dialHooks = lost }, true},
 		{"httptrace", func(s *seam) { s.dialTrace = lost }, true},
 		{"ports", func(s *seam) { s.portFacts = func() (portFacts, error) { return portFacts{}, lost } }, true},
+		{"sock_diag", func(s *seam) { s.diag = func() (diagnoser, error) { return nil, lost } }, true},
+		{"sockstat", func(s *seam) { s.orphans = func() (int, error) { return 0, lost } }, true},
 	} {
 		t.Run(tt.facility, func(t *testing.T) {
 			tr := new(Tracker)
@@ -113,7 +115,10 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 				require.Equal(t, !f.OK && tt.kinds, len(f.Kinds) > 0, f)
 				require.NotContains(t, f.Kinds, KindLeakCollected, "that one rests on nothing")
 			}
-			require.Equal(t, []string{"epoll", "tcp_info", "max_user_watches", "clock", "sock_diag"}, names)
+			require.Equal(t, []string{
+				"epoll", "tcp_info", "max_user_watches", "clock", "open_files", "addresses", "sock_diag", "sockstat",
+				"dial watch", "httptrace", "ports", "syn_recv",
+			}, names)
 		})
 	}
 }
