@@ -86,3 +86,20 @@ func Forget(c *Conn) {
 
 // MaxEnds is how many ended connections wait for the loop.
 const MaxEnds = maxEnds
+
+// Tunnels returns how many tunnels t knows.
+func Tunnels(t *Tracker) int {
+	tt := &t.judge.tunnels
+	tt.mu.Lock()
+	defer tt.mu.Unlock()
+	downs := 0
+	for _, tn := range tt.down {
+		for ; tn != nil; tn = tn.next {
+			downs++
+		}
+	}
+	if downs != len(tt.up) {
+		panic("the two lists differ")
+	}
+	return downs
+}
