@@ -110,3 +110,20 @@ func Inside(l *Listening) bool {
 	defer l.mu.Unlock()
 	return l.inside != nil
 }
+
+// Tunnels returns how many tunnels t knows.
+func Tunnels(t *Tracker) int {
+	tt := &t.judge.tunnels
+	tt.mu.Lock()
+	defer tt.mu.Unlock()
+	downs := 0
+	for _, tn := range tt.down {
+		for ; tn != nil; tn = tn.next {
+			downs++
+		}
+	}
+	if downs != len(tt.up) {
+		panic("the two lists differ")
+	}
+	return downs
+}

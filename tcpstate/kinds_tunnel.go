@@ -77,7 +77,7 @@ var processKinds = []kindRow{{
 		},
 		Fix:     "close what the lines with most connections hold; raise LimitNOFILE or ulimit -n only if that many are meant to be open",
 		Default: "from 90 % of the limit until below 85 %, at each sweep",
-		Checks:  []string{"ls -l /proc/{pid}/fd | awk '{print $NF}' | cut -d: -f1 | sort | uniq -c | sort -rn | head", "grep 'open files' /proc/{pid}/limits"},
+		Checks:  []string{"ls -l /proc/{pid}/fd | grep -o '[a-z]*:' | sort | uniq -c", "grep 'open files' /proc/{pid}/limits"},
 	},
 	say:         (*story).filesRunOut,
 	consequence: "At the limit every accept, dial and open of this process fails with EMFILE, \"too many open files\".",
@@ -111,7 +111,7 @@ func (s *story) halfClosedIdle() {
 		s.said[len(s.said)-1] += ", which was not passed on to the " + open + "."
 		s.f.Fix = "at the end of a stream call CloseWrite on the other connection; then bound how long the other direction may be idle"
 	} else {
-		s.said[len(s.said)-1] += " and the " + open + " was told; it keeps its own direction open."
+		s.said[len(s.said)-1] += " and the " + open + " was told; the " + open + " keeps its own direction open."
 	}
 	s.say("No byte has moved on either connection for %s.", s.fact("quiet"))
 }
@@ -125,7 +125,7 @@ func (s *story) tunnelTruncated() {
 	case causeArriving:
 		s.say("the program closed the %s connection while the %s was still sending.", conn, from)
 	default:
-		s.say("the program closed the %s connection with %s of the %s unread, and so reset it.", conn, counted(s.ev.RecvQueue, "byte"), from)
+		s.say("the program closed the %s connection while %s from the %s were unread, which resets it.", conn, counted(s.ev.RecvQueue, "byte"), from)
 	}
 	switch {
 	case s.fact("other side") == "open":

@@ -116,7 +116,7 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 				require.NotContains(t, f.Kinds, KindLeakCollected, "that one rests on nothing")
 			}
 			require.Equal(t, []string{
-				"epoll", "tcp_info", "max_user_watches", "clock", "open_files", "addresses", "sock_diag", "sockstat",
+				"epoll", "tcp_info", "max_user_watches", "clock", "open_files", "interface_addrs", "sock_diag", "sockstat",
 				"dial watch", "httptrace", "ports", "syn_recv",
 			}, names)
 		})

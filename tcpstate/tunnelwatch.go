@@ -409,7 +409,11 @@ func (s *side) String(e *entry) string {
 	if s.endedAt != 0 {
 		state = "closed"
 	}
-	return fmt.Sprintf("conn %d %s, %s in, %s out", e.id, state,
+	name := ""
+	if e.name != "" {
+		name = fmt.Sprintf(" %q", e.name)
+	}
+	return fmt.Sprintf("conn %d%s %s, %s in, %s out", e.id, name, state,
 		counted(int(in), "byte"), counted(int(s.sample.bytesSent), "byte"))
 }
 
