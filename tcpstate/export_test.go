@@ -15,6 +15,8 @@ type Seam struct {
 	Info       func(fd uintptr, buf []byte) (int, error)
 	MaxWatches func() (int, error)
 	Looked     func(id uint64, f epoll.Flags)
+	NoHooks    error // of net.Dialer
+	NoTrace    error
 }
 
 // SetSeam takes facilities away from a tracker that was not used yet.
@@ -30,6 +32,7 @@ func SetSeam(t *Tracker, with Seam) {
 	if with.MaxWatches != nil {
 		s.maxWatches = with.MaxWatches
 	}
+	s.dialHooks, s.dialTrace = with.NoHooks, with.NoTrace
 	if with.Looked != nil {
 		s.looked = with.Looked
 	}
