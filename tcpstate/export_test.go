@@ -80,3 +80,6 @@ func Forget(c *Conn) {
 
 // MaxEnds is how many ended connections wait for the loop.
 const MaxEnds = maxEnds
+
+// EverRead reports whether a Read of c has begun.
+func EverRead(c *Conn) bool { return c.e.readEpoch.Load() != 0 }
