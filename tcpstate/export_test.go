@@ -83,3 +83,11 @@ const MaxEnds = maxEnds
 
 // EverRead reports whether a Read of c has begun.
 func EverRead(c *Conn) bool { return c.e.readEpoch.Load() != 0 }
+
+// Counting reports whether the ports that are taken are being counted.
+func Counting(t *Tracker) bool {
+	c := &t.judge.dialing
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ports.asking
+}
