@@ -236,6 +236,9 @@ type portsFacts struct {
 }
 
 func (f *portsFacts) verdict() verdict {
+	if f.ports.hi == 0 {
+		return verdict{} // the range is not known
+	}
 	size := f.ports.size()
 	v := verdict{kind: KindDialPorts}
 	all := f.count.live + f.count.timeWait
@@ -245,7 +248,7 @@ func (f *portsFacts) verdict() verdict {
 			all = f.taken
 		}
 	}
-	if f.portless && f.ports.hi > 0 && all*100 >= size*portsCause {
+	if f.portless && all*100 >= size*portsCause {
 		v.severity, v.cause = Error, "none_left"
 		return v
 	}

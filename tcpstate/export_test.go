@@ -29,6 +29,8 @@ type Seam struct {
 	Diag       func() (Diagnoser, error)
 	Orphans    func() (int, error)
 	Looked     func(id uint64, f epoll.Flags)
+	NoHooks    error // of net.Dialer
+	NoTrace    error
 }
 
 // SetSeam takes facilities away from a tracker that was not used yet.
@@ -56,6 +58,7 @@ func SetSeam(t *Tracker, with Seam) {
 	if with.Orphans != nil {
 		s.orphans = with.Orphans
 	}
+	s.dialHooks, s.dialTrace = with.NoHooks, with.NoTrace
 	if with.Looked != nil {
 		s.looked = with.Looked
 	}
@@ -126,4 +129,15 @@ func Tunnels(t *Tracker) int {
 		panic("the two lists differ")
 	}
 	return downs
+}
+
+// EverRead reports whether a Read of c has begun.
+func EverRead(c *Conn) bool { return c.e.readEpoch.Load() != 0 }
+
+// Counting reports whether the ports that are taken are being counted.
+func Counting(t *Tracker) bool {
+	c := &t.judge.dialing
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ports.asking
 }

@@ -62,19 +62,15 @@ func (f *facts) setupVerdict() verdict {
 	return verdict{}
 }
 
-// handshakeVerdict reports a handshake that has lasted too long and does not
-// move: in either direction, for half of that time.
+// handshakeVerdict reports a handshake that has lasted too long and has not
+// moved for half of that time: nothing was acknowledged, and nothing read.
 func (f *facts) handshakeVerdict() verdict {
 	limit := f.limits.Handshake
 	if limit == off {
 		return verdict{}
 	}
-	moved := max(f.shakeAt, f.progressAt)
-	if f.sample.ok && f.sample.bytesReceived > 0 {
-		moved = max(moved, f.now-int64(f.sample.dataRecv))
-	}
 	// A timeout of the same length has a moment to act.
-	due := max(f.shakeAt+int64(limit+suspectInterval), moved+int64(limit/2))
+	due := max(f.shakeAt+int64(limit+suspectInterval), f.progressAt+int64(limit/2))
 	if f.now < due {
 		return verdict{due: due}
 	}
