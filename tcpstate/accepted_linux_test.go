@@ -78,6 +78,7 @@ func TestConnectionsThatAreServedAreNotReported(t *testing.T) {
 			for range 9 { // what it sends is taken, so it is not stuck
 				r.clk.Advance(10 * time.Second)
 				r.writes(s, "220-please wait\r\n")
+				tcptest.WaitUntil(r, "the acknowledgement", func() bool { return s.Watch().Snapshot().SendQueue == 0 })
 			}
 		},
 		"by io.Copy, which waits for its destination": func(r *rig, s *tcpstate.Conn, c *net.TCPConn) {

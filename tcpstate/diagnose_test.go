@@ -20,7 +20,7 @@ func leakedFacts(role Role, after time.Duration) facts {
 	return facts{
 		now: finAt + int64(after), role: role, hist: history{fin: true, finFirst: true}, finAt: finAt,
 		sample:   sample{ok: true, state: CloseWait, bytesSent: 500, bytesReceived: 301, dataSent: time.Minute, dataRecv: 2 * time.Minute},
-		everRead: true, everWrote: true, limits: &Thresholds{CloseWait: grace, DeadSocket: grace},
+		everRead: true, everWrote: true, limits: &Thresholds{CloseWait: grace, DeadSocket: grace}, expect: new(Expect),
 	}
 }
 
@@ -286,6 +286,16 @@ func TestWhatIsOpenStaysOpenUntilTheEndIsUnderstood(t *testing.T) {
 	require.Equal(t, verdict{kind: KindCloseWaitEOFSeen, due: f.now + second, since: finAt}, diagnose(&f))
 }
 
+// passive returns limits with which open connections are not judged.
+func passive(closeWait, deadSocket time.Duration) *Thresholds {
+	var t Thresholds
+	for _, th := range t.all() {
+		*th.d = off
+	}
+	t.CloseWait, t.DeadSocket = closeWait, deadSocket
+	return &t
+}
+
 // anyFacts makes up facts that agree with each other.
 func anyFacts(r *rand.Rand) facts {
 	flip := func() bool { return r.IntN(2) == 0 }
@@ -296,7 +306,7 @@ func anyFacts(r *rand.Rand) facts {
 		readErr: readResult(r.IntN(int(readTimedOut) + 1)),
 		sample: sample{ok: true, bytesSent: uint64(r.IntN(3)), bytesReceived: uint64(r.IntN(3)), recvQueue: int32(r.IntN(2)),
 			dataSent: pick(0, time.Second), dataRecv: pick(0, time.Second)},
-		limits: &Thresholds{CloseWait: pick(grace, time.Second, off), DeadSocket: pick(grace, time.Second, off)},
+		limits: passive(pick(grace, time.Second, off), pick(grace, time.Second, off)), expect: new(Expect),
 	}
 	if flip() {
 		f.lastRead = f.readErr

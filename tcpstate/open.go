@@ -70,7 +70,7 @@ func (f *facts) bothOpen() verdict {
 		(*facts).pathVerdict, (*facts).halfClosedVerdict, (*facts).transferVerdict, (*facts).acceptedVerdict, (*facts).setupVerdict,
 	} {
 		v := judge(f)
-		if v.kind != "" {
+		if v.kind != "" && !f.expect.ignores(v.kind) {
 			return v
 		}
 		if v.due != 0 && (due == 0 || v.due < due) {

@@ -227,8 +227,8 @@ func (f *facts) notReading() verdict {
 	switch {
 	case f.limits.NotReading == off || s.recvQueue == 0 || f.copying:
 		return verdict{}
-	case f.role == Server && !f.blind && !f.everRead && !f.everWrote:
-		return verdict{} // accepted and never touched: see accepted.go
+	case !f.blind && !f.everRead && !f.everWrote:
+		return verdict{} // never touched: see accepted.go and setup.go
 	case s.recvQueue < leftOver && f.now-int64(s.dataRecv)-f.born < int64(handshakeTime):
 		return verdict{}
 	}

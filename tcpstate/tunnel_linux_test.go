@@ -179,7 +179,7 @@ func TestHalfClosedTunnelsThatAreHealthyAreNotReported(t *testing.T) {
 	})
 	for name, x := range map[string]tcpstate.Expect{
 		"declared half close": {HalfClose: true},
-		"ignored":             {Ignore: []tcpstate.Kind{"tunnel", "close_wait"}},
+		"ignored":             {Ignore: []tcpstate.Kind{"tunnel", "close_wait", "closing"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxied(t, x)
