@@ -48,7 +48,8 @@ var forbidden = []struct {
 	{
 		from: []string{"tcpstate", "tcpstate/debughttp", "dialer", "listener/...", "pool/...", "otel/..."},
 		linked: []string{
-			"testing", "internal/tcptest", "internal/depstest", "internal/zerocopy", "tcpstate/leaktest",
+			"testing", "internal/tcptest", "internal/depstest", "internal/zerocopy", "internal/ssagree",
+			"tcpstate/leaktest",
 			"github.com/stretchr/testify/...", "go.uber.org/goleak/...", "golang.org/x/net/...",
 		},
 		because: "test code does not belong into programs",
