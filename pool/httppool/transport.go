@@ -37,7 +37,8 @@ type Transport struct {
 
 	// Dialer names the connections and says what is normal for them. Dial
 	// functions of Base are called by it, as by Dialer.Wrap. When its NetDialer
-	// is set, that dials in place of Base.DialContext and Base.Dial.
+	// is set, that dials in place of Base.DialContext and Base.Dial, and dials in
+	// progress are seen more clearly, as Dialer.Wrap says.
 	Dialer dialer.Dialer
 
 	once    sync.Once
