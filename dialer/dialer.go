@@ -19,7 +19,8 @@ import (
 // TCP come back untouched. The methods may be called concurrently; the fields
 // must not change meanwhile.
 type Dialer struct {
-	// NetDialer does the dialing. Nil means the zero net.Dialer.
+	// NetDialer does the dialing. Nil means the zero net.Dialer. Its Control
+	// hooks are called as before.
 	NetDialer *net.Dialer
 
 	// Tracker watches the connections. Nil means tcpstate.Default().
@@ -141,6 +142,10 @@ type DialFunc = func(ctx context.Context, network, address string) (net.Conn, er
 // stay. Where dial returns a wrapper of a TCP connection that tells so by a
 // NetConn method, like *tls.Conn, the connection below is watched and the
 // result is returned as it is.
+//
+// A dial in progress is then known only by what package net tells through the
+// context: names and addresses. How often a SYN was sent is not, so that a dial
+// without an answer is reported a second later.
 func (d *Dialer) Wrap(dial DialFunc) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		dialing := d.begin(ctx, network, address)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -58,6 +59,14 @@ func (r *rig) resent(n int) {
 		}
 		return true
 	})
+}
+
+// requireTimeout asks for a timeout: net has two errors for it, with one text.
+func requireTimeout(t *testing.T, err error) {
+	t.Helper()
+	var ne net.Error
+	require.ErrorAs(t, err, &ne)
+	require.True(t, ne.Timeout(), err)
 }
 
 func plain() *net.Dialer {
@@ -385,13 +394,95 @@ func TestWithoutHooksDialsGoOnUnwatched(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := (&dialer.Dialer{NetDialer: plain(), Tracker: tr}).DialContext(ctx, "tcp", tcptest.DeadListener(t))
-	var timeout net.Error
-	require.ErrorAs(t, err, &timeout)
-	require.True(t, timeout.Timeout())
+	requireTimeout(t, err)
 	clk.Advance(10 * time.Second)
 	require.Empty(t, r.tr.Findings())
 	ln := tcptest.Listen(t)
 	c, err := (&dialer.Dialer{NetDialer: plain(), Tracker: tr}).Dial("tcp", ln.Addr().String())
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
+}
+
+func TestTheLoopRunsOnlyForDialsThatLast(t *testing.T) {
+	tr := newTracker(t)
+	stop := tr.Observe(&tcpstate.Observer{Opened: func(tcpstate.Finding) {}})
+	defer stop()
+	require.NoError(t, tr.Set(func(c *tcpstate.Config) { c.Thresholds.Dial = 10 * time.Millisecond }))
+	refusing := tcptest.Listen(t)
+	require.NoError(t, refusing.Close())
+	d := &dialer.Dialer{NetDialer: plain(), Tracker: tr}
+	_, err := d.Dial("tcp", refusing.Addr().String())
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	require.False(t, tcpstate.Running(tr))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	addr := tcptest.DeadListener(t)
+	wg.Go(func() {
+		_, err := d.DialContext(ctx, "tcp", addr)
+		assert.ErrorIs(t, err, context.Canceled)
+	})
+	defer wg.Wait()
+	defer cancel()
+	tcptest.WaitUntil(t, "the finding", func() bool { return len(tr.Findings()) == 1 })
+	require.Equal(t, tcpstate.KindDialNoAnswer, tr.Findings()[0].Kind)
+	require.True(t, tcpstate.Running(tr))
+	cancel()
+	tcptest.WaitUntil(t, "the finding to end", func() bool { return len(tr.Findings()) == 0 })
+	tcptest.WaitUntil(t, "the loop to end", func() bool { return !tcpstate.Running(tr) })
+}
+
+func TestDialsInABubbleOfSynctestAreNotWatched(t *testing.T) {
+	tr := newTracker(t)
+	dead := tcptest.DeadListener(t)
+	nd := plain()
+	synctest.Test(t, func(t *testing.T) {
+		dial := (&dialer.Dialer{NetDialer: nd, Tracker: tr}).Wrap(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := dial(ctx, "tcp", dead)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+	require.False(t, tcpstate.Running(tr))
+	// What was made in the bubble is of no use outside, and does no harm.
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err := (&dialer.Dialer{NetDialer: nd, Tracker: tr}).DialContext(ctx, "tcp", dead)
+	requireTimeout(t, err)
+}
+
+func TestManyDialsAtOnceAreAllJudged(t *testing.T) {
+	r := newRig(t)
+	tcpstate.SetSeam(r.tr, tcpstate.Seam{Info: func(_ uintptr, b []byte) (int, error) {
+		clear(b)
+		b[0], b[2] = uint8(tcpstate.SynSent), 3
+		return len(b), nil
+	}})
+	const dials = 1500 // more than one run looks at
+	ln := tcptest.Listen(t)
+	raw, err := ln.SyscallConn()
+	require.NoError(t, err)
+	var all []*tcpstate.Dialing
+	for range dials {
+		d := r.tr.BeginDial(t.Context(), "tcp", tcpstate.Origin{Name: "db", Target: "db:5432"})
+		d.Trying(t.Context(), "192.0.2.1:5432", raw)
+		all = append(all, d)
+	}
+	r.clk.Advance(3 * time.Second)
+	tcptest.WaitUntil(t, "all to be found", func() bool {
+		r.clk.Advance(time.Second)
+		return len(r.tr.Findings()) == dials
+	})
+	for _, d := range all {
+		d.Done(nil, context.Canceled, true)
+	}
+	tcptest.WaitUntil(t, "all to end", func() bool {
+		r.clk.Advance(time.Second)
+		fs := r.tr.Findings()
+		return len(fs) == 0 || len(fs) == 1 && fs[0].Kind == tcpstate.KindDialStorm
+	})
+	require.Zero(t, r.tr.Stats().DialsMissed)
 }

@@ -33,8 +33,7 @@ type entry struct {
 
 	// Immutable after Track, but for target, which mu guards.
 	born          time.Time
-	dialTook      time.Duration // negative: not dialed through BeginDial
-	local, remote *net.TCPAddr  // never nil
+	local, remote *net.TCPAddr // never nil
 	name, target  string
 	cleanup       runtime.Cleanup
 	expect        atomic.Pointer[Expect] // nil: nothing declared
@@ -44,12 +43,14 @@ type entry struct {
 	// handles of Windows fit, too: it promises 32 significant bits.
 	fd uint32
 
+	dialTook uint32 // microseconds and one more; 0: not dialed through BeginDial; immutable after Track
+	dest     uint16 // index of the target that was dialed; immutable after Track
+
 	slot, gen uint32 // guarded by Tracker.mu
 	youngAt   uint32 // place in Tracker.young from 1, 0: none; guarded by Tracker.mu
 
 	mu        sync.Mutex // guards following fields; held over non-blocking calls only
 	useCount  uint32
-	dest      uint16          // index of the target that was dialed; immutable after Track
 	raw       syscall.RawConn // nil once closed or collected
 	readEnd   uint64          // epoch when the last Read ended with an error or EOF
 	tokens    *token
@@ -106,10 +107,10 @@ func (e *entry) endedAt() time.Time {
 // dialStart returns when the dial began, and the zero time for a connection
 // that was not dialed through BeginDial.
 func (e *entry) dialStart() time.Time {
-	if e.dialTook < 0 {
+	if e.dialTook == 0 {
 		return time.Time{}
 	}
-	return e.born.Add(-e.dialTook)
+	return e.born.Add(-time.Duration(e.dialTook-1) * time.Microsecond)
 }
 
 // suspicion is what the loop remembers of a connection that is no longer

@@ -1,10 +1,12 @@
 package tcpstate
 
 import (
+	"math"
 	"net"
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/sites"
 )
@@ -45,7 +47,7 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry
 	e = &entry{
 		t: t, raw: raw, fd: uint32(fd), role: o.Role, name: o.Name, target: o.Target, listener: o.listener,
 		local: tcpAddr(c.LocalAddr()), remote: tcpAddr(c.RemoteAddr()),
-		state: Established, dialTook: -1,
+		state: Established,
 	}
 	if !o.Expect.isZero() {
 		x := o.Expect
@@ -55,7 +57,8 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry
 		e.flags.Store(flagWrapped)
 	}
 	if d != nil {
-		e.site, e.tokens, e.born, e.dialTook = d.site, d.tokens, d.ended, max(d.ended.Sub(d.start), 0)
+		e.site, e.tokens, e.born = d.site, d.tokens, d.ended
+		e.dialTook = uint32(min(max(d.ended.Sub(d.start), 0)/time.Microsecond+1, math.MaxUint32))
 		e.dest = d.dest.index
 		if wrapped && !o.Expect.Pooled && !o.Expect.LongLived {
 			e.ctxDone = d.ctx.Done()

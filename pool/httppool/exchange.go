@@ -19,7 +19,7 @@ import (
 // the use, which does not point back here.
 type exchange struct {
 	ctx         context.Context // as it came with the request
-	tracker     *tcpstate.Tracker
+	pool        *Transport
 	use         *tcpstate.Usage
 	trace       httptrace.ClientTrace
 	gotConnNext func(httptrace.GotConnInfo) // of the trace that the request has already
@@ -32,8 +32,8 @@ type exchange struct {
 
 // newExchange takes on the trace that the request has: its hooks are called as
 // they were, GotConn after ours.
-func newExchange(ctx context.Context, tracker *tcpstate.Tracker, use *tcpstate.Usage) *exchange {
-	x := &exchange{ctx: ctx, tracker: tracker, use: use}
+func newExchange(ctx context.Context, pool *Transport, use *tcpstate.Usage) *exchange {
+	x := &exchange{ctx: ctx, pool: pool, use: use}
 	if old := httptrace.ContextClientTrace(ctx); old != nil && traceKey != nil {
 		x.trace = *old
 		x.gotConnNext = old.GotConn
@@ -96,6 +96,9 @@ func (p *probe) Value(key any) any {
 // again on another connection.
 func (x *exchange) gotConn(info httptrace.GotConnInfo) {
 	x.attach(info.Conn)
+	if info.Reused {
+		x.pool.watch.Reused()
+	}
 	if x.gotConnNext != nil {
 		x.gotConnNext(info)
 	}
@@ -112,7 +115,7 @@ func (x *exchange) attach(c net.Conn) {
 		x.use.Attach(conn.Watch())
 		return
 	}
-	x.use.Attach(x.tracker.Of(c))
+	x.use.Attach(x.pool.tracker.Of(c))
 }
 
 // follow ends the use together with the body of resp.

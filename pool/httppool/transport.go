@@ -37,12 +37,14 @@ type Transport struct {
 
 	// Dialer names the connections and says what is normal for them. Dial
 	// functions of Base are called by it, as by Dialer.Wrap. When its NetDialer
-	// is set, that dials in place of Base.DialContext and Base.Dial.
+	// is set, that dials in place of Base.DialContext and Base.Dial, and dials in
+	// progress are seen more clearly, as Dialer.Wrap says.
 	Dialer dialer.Dialer
 
 	once    sync.Once
 	inner   *http.Transport
 	tracker *tcpstate.Tracker
+	watch   *tcpstate.Pool // nil: no connection is used twice
 }
 
 func (t *Transport) init() {
@@ -51,6 +53,9 @@ func (t *Transport) init() {
 	t.tracker = t.Dialer.Tracker
 	if t.tracker == nil {
 		t.tracker = tcpstate.Default()
+	}
+	if !t.inner.DisableKeepAlives {
+		t.watch = t.tracker.NewPool(tcpstate.Origin{Name: t.Dialer.Name})
 	}
 }
 
@@ -62,7 +67,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if use == nil {
 		return t.inner.RoundTrip(req)
 	}
-	x := newExchange(ctx, t.tracker, use)
+	x := newExchange(ctx, t, use)
 	inner := req.WithContext(x.context())
 	resp, err := t.inner.RoundTrip(inner)
 	if resp == nil {
