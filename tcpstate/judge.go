@@ -180,6 +180,7 @@ func (t *Tracker) account(e *entry, now int64) {
 	e.series.states[e.state].Add(-1)
 	e.mu.Lock()
 	leaked, forgotten := e.leaked, e.forgotten
+	dropped := leaked
 	if x := e.expect.Load(); x != nil && x.ignores(KindLeakCollected) {
 		leaked = false
 	}
@@ -203,6 +204,9 @@ func (t *Tracker) account(e *entry, now int64) {
 	}
 	e.series.record(e)
 	if !forgotten {
+		if !dropped {
+			t.judge.closing.resets.note(t, e, now)
+		}
 		t.tellClosed(e)
 	}
 }

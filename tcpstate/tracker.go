@@ -321,7 +321,7 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 		t.live--
 	}
 	t.byFD.clear(uintptr(e.fd), e)
-	unmet = t.notYoungLocked(e) && !e.leaked && t.observers.Load() == nil
+	unmet = t.notYoungLocked(e) && !e.leaked && t.observers.Load() == nil && !e.mayBeReset()
 	if unmet {
 		// What the loop would do, as far as it applies.
 		e.series.states[Established].Add(-1)
