@@ -98,6 +98,7 @@ type closingChore struct {
 	waiting []departed // to be looked up, in order of Close
 	open    []*lingerer
 	halves  halfOpenPolls
+	resets  resetTable
 	pinned  bool
 
 	diag     diagnoser // nil while there is nothing to ask
@@ -153,6 +154,12 @@ func (c *closingChore) add(t *Tracker, d departed) {
 // arrange plans a run for those that wait. When the tracker is idle, the loop
 // is to end soon.
 func (c *closingChore) arrange(idle bool, now int64) {
+	if c.resets.due != 0 {
+		c.wake(c.resets.due)
+		if idle {
+			c.wake(now)
+		}
+	}
 	switch n := len(c.waiting); {
 	case n == 0:
 	case n >= maxClosing/2:
@@ -180,6 +187,9 @@ func (c *closingChore) run(t *Tracker, now int64) {
 			l.ended(t, now)
 		}
 		c.open = nil
+	}
+	if r := &c.resets; r.due != 0 && (now >= r.due || t.idle()) {
+		r.judge(t, now)
 	}
 	c.halves.choose(now)
 	if len(c.waiting)+len(c.open)+len(c.halves.polls) > 0 {
@@ -323,6 +333,9 @@ func (c *closingChore) plan(t *Tracker, now int64) {
 	if at := c.halves.next(); at != 0 {
 		c.wake(max(at, now+int64(closingPause)))
 	}
+	if c.resets.due != 0 {
+		c.wake(c.resets.due)
+	}
 	t.count.lingering.Store(int64(len(c.open)))
 	if pin := len(c.open) > 0; pin != c.pinned {
 		c.pinned = pin
@@ -369,6 +382,7 @@ func (c *closingChore) forget(t *Tracker, now int64) {
 // rest gives back what is not needed while the loop does not run.
 func (c *closingChore) rest(t *Tracker, now int64) {
 	c.halves.forget(t, now)
+	c.resets.judge(t, now)
 	c.hangUp()
 	c.waiting, c.tuples, c.results, c.lookedAt, c.at = nil, nil, nil, 0, 0
 }

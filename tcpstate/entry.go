@@ -142,6 +142,11 @@ type suspicion struct {
 	ctxEnded   int64      // as in facts
 	waiting    waiting
 
+	// At the peer's FIN, if nothing else had happened when it was noticed.
+	finFresh bool
+	finSent  uint64        // bytes sent
+	finIdle  time.Duration // since anything was sent or came
+
 	// In FIN-WAIT-2, with the descriptor held.
 	halfAt, heardAt int64 // seen first, last byte that came since
 	heard           uint64

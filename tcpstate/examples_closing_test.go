@@ -1,6 +1,8 @@
 package tcpstate
 
 import (
+	"net"
+	"net/netip"
 	"time"
 )
 
@@ -20,7 +22,46 @@ var closingExamples = []exampleRow{
 		f.Evidence = unknownEvidence()
 		f.Evidence.note("half-closed after 15s", "14 of 16 looked up")
 	})},
+	{"reset_by_us_unread", example(KindResetByUsUnread, Server, resets(KindResetByUsUnread, reset{cause: "abort", before: Established, in: 300, unread: 70000}), many(12, 0))},
+	{"reset_by_us_unread_small", example(KindResetByUsUnread, Client, resets(KindResetByUsUnread, reset{cause: "small", before: CloseWait, in: 4900, out: 700, unread: 24}))},
+	{"reset_by_us_unread_warning", example(KindResetByUsUnread, Server, resets(KindResetByUsUnread, reset{cause: "peer_sending", before: Established, in: 262144, out: 180, unread: 131072}), warns)},
+	{"reset_by_us_linger", example(KindResetByUsLinger, Client, resets(KindResetByUsLinger, reset{before: Established, in: 900, out: 8000, unsent: 6000}))},
+	{"reset_reuse_after_fin", example(KindResetReuseAfterFIN, Client, resets(KindResetReuseAfterFIN, reset{before: CloseWait, in: 9000, out: 4100, idle: -1, finAge: -1}))},
+	{"reset_reuse_after_fin_warning", example(KindResetReuseAfterFIN, Client, resets(KindResetReuseAfterFIN, reset{before: CloseWait, in: 9000, out: 4100, idle: 75 * time.Second, finAge: 15 * time.Second}), warns)},
+	{"reset_unexplained", example(KindResetUnexplained, Client, resets(KindResetUnexplained, reset{cause: "before_handshake", before: Established, out: 517, idle: -1}))},
+	{"reset_unexplained_idle", example(KindResetUnexplained, Client, resets(KindResetUnexplained, reset{cause: "after_idle", before: Established, in: 900, out: 517, idle: 6 * time.Minute}))},
+	{"reset_unexplained_warning", example(KindResetUnexplained, Client, resets(KindResetUnexplained, reset{cause: "partial_data", before: Established, in: 3 << 20, out: 517}), warns)},
+	{"reset_unexplained_crash", example(KindResetUnexplained, Client, resets(KindResetUnexplained, reset{cause: "peer_crashed", before: Established, in: 900, out: 517}), many(16, 0))},
+	{"reset_before_accept", example(KindResetBeforeAccept, Server, resets(KindResetBeforeAccept, reset{before: Established, idle: -1}), many(40, 6))},
 }
+
+func warns(f *Finding) { f.Severity = Warning }
+
+// resets makes the finding one about resets, of which l is the latest.
+func resets(k Kind, l reset) func(*Finding) {
+	return func(f *Finding) {
+		l.at, l.id = int64(30*time.Second), f.Subject.ID
+		l.local, l.remote = tcpAddrOf(f.Subject.Local), tcpAddrOf(f.Subject.Remote)
+		r := resetRecord{key: resetKey{kind: k, role: f.Subject.Role}, total: 41, latest: l}
+		for i := range 4 {
+			r.idle[i] = time.Minute + time.Duration(i)*100*time.Millisecond
+		}
+		r.idles = 4
+		switch k {
+		case KindResetByUsUnread, KindResetByUsLinger:
+			r.thing.kind = SubjectSite
+		case KindResetBeforeAccept:
+			r.thing.kind = SubjectListener
+		default:
+			r.thing.kind = SubjectTarget
+		}
+		f.Subject = Subject{Type: r.thing.kind, Role: f.Subject.Role, Name: f.Subject.Name, Target: f.Subject.Target}
+		f.Cause, f.Evidence = l.cause, unknownEvidence()
+		r.evidence(f, int64(time.Minute))
+	}
+}
+
+func tcpAddrOf(s string) *net.TCPAddr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 
 func halfClosedFor(d time.Duration) func(*Finding) {
 	return func(f *Finding) {

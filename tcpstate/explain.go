@@ -1,6 +1,7 @@
 package tcpstate
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net"
@@ -268,7 +269,7 @@ func consequence(f *Finding, p process) string {
 		}
 		return f.Kind.row().consequence
 	}
-	s := counted(n, f.Subject.noun()) + " like this"
+	s := counted(n, f.noun()) + " like this"
 	if len(f.Sites) > 0 {
 		s += " from the same line"
 	}
@@ -296,8 +297,8 @@ func perMinute(rate float64) string {
 	return strings.TrimSuffix(strconv.FormatFloat(rate, 'f', 1, 64), ".0")
 }
 
-// noun is what several subjects of this type are called.
-func (s *Subject) noun() string { return string(s.Type) }
+// noun is what one finding of a group counts as.
+func (f *Finding) noun() string { return cmp.Or(f.Kind.row().noun, string(f.Subject.Type)) }
 
 // checks returns commands that show the same with other tools, filled in for
 // the subject. Those that need something that is not known are left out.

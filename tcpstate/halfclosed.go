@@ -165,7 +165,7 @@ func (h *halfOpenPolls) count(e *entry, held bool, now int64) {
 			kind: SubjectTarget, role: Client, name: e.name, target: key.target, series: e.series,
 			opened: e.born, site: e.site, siteRole: "dial",
 		}}
-		p.facts = p.describe
+		p.facts = p.evidence
 		h.targets[key] = p
 	}
 	if p.asked >= 8*minHalfOpen {
@@ -204,7 +204,7 @@ func (h *halfOpenPolls) forget(t *Tracker, now int64) {
 	*h = halfOpenPolls{}
 }
 
-func (p *pollTarget) describe(pub *Finding, _ int64) {
+func (p *pollTarget) evidence(pub *Finding, _ int64) {
 	pub.State = FinWait2
 	pub.Evidence.note("half-closed after "+age(pollAfter), fmt.Sprintf("%d of %d looked up", p.held, p.asked))
 }

@@ -185,6 +185,7 @@ func (t *Tracker) account(e *entry, now int64) {
 	e.notSilent()
 	e.mu.Lock()
 	leaked, forgotten := e.leaked, e.forgotten
+	dropped := leaked
 	if x := e.expect.Load(); x != nil && x.ignores(KindLeakCollected) {
 		leaked = false
 	}
@@ -208,6 +209,9 @@ func (t *Tracker) account(e *entry, now int64) {
 	}
 	e.series.record(e)
 	if !forgotten {
+		if !dropped {
+			t.judge.closing.resets.note(t, e, now)
+		}
 		t.tellClosed(e)
 	}
 }

@@ -83,6 +83,7 @@ type kindRow struct {
 	KindInfo
 	say         func(*story) // finds the words of Finding.Summary
 	consequence string       // of one finding, if nobody acts
+	noun        string       // what one finding counts as; empty: its subject
 }
 
 // kinds is the one table of kinds; docs/findings.md is made from it.

@@ -61,6 +61,8 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	}
 	if next.fin && sus.finAt == 0 {
 		sus.finAt = cmp.Or(sus.deadAt, now) // of a clean end it is known only later
+		sus.finFresh, sus.finSent = s.sample.ok && !next.dead, s.sample.bytesSent
+		sus.finIdle = min(s.sample.dataSent, s.sample.dataRecv)
 	}
 	if next.dead && sus.deadAt == 0 {
 		sus.deadAt = now

@@ -49,12 +49,12 @@ func (f *Finding) String() string {
 func (f *Finding) WriteTo(w io.Writer) (int64, error) {
 	var b bytes.Buffer
 	if !f.ClearedAt.IsZero() {
-		fmt.Fprintf(&b, "tcpstate INFO  %s (finding %d, %s)\n", f.Headline(), f.Group.ID, counted(int(f.Group.Opened), f.Subject.noun()))
+		fmt.Fprintf(&b, "tcpstate INFO  %s (finding %d, %s)\n", f.Headline(), f.Group.ID, counted(int(f.Group.Opened), f.noun()))
 		return b.WriteTo(w)
 	}
 	level := "WARN"
 	switch f.Severity {
-	case Inventory:
+	case Count, Inventory:
 		level = "INFO"
 	case Error:
 		level = "ERROR"
@@ -216,7 +216,7 @@ func traceOf(token any) string {
 func (t *Tracker) Report(w io.Writer) error {
 	t.init()
 	var b bytes.Buffer
-	fs := t.collect(func(f *finding) bool { return f == f.g.first && f.kind.Severity() >= Warning })
+	fs := t.collect(func(f *finding) bool { return f == f.g.first && f.severity >= Warning })
 	slices.SortFunc(fs, func(a, b Finding) int { return cmp.Compare(a.Group.ID, b.Group.ID) })
 	proc := thisProcess()
 	for i := range fs {

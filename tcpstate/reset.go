@@ -1,6 +1,493 @@
 package tcpstate
 
-// maxUnread is how much may be left unread by Close without being worth a line
-// of code: what protocols end with (TLS close_notify and session tickets,
-// HTTP/2 GOAWAY) is less.
-const maxUnread = 1 << 10
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/tcpstate/tcpstate-go/internal/sites"
+)
+
+// This file is about connections that ended by RST: whose it was, and whether
+// something on this side explains it. It looks at each connection once, when it
+// has ended. Single resets are normal, so they are counted by target or line,
+// and only what repeats is judged.
+
+const (
+	// maxUnread is how much may be left unread by Close without being worth a
+	// line of code: what protocols end with (TLS close_notify and session
+	// tickets, HTTP/2 GOAWAY) is less.
+	maxUnread = 1 << 10
+	// stillSending is how old the last byte of a peer is at most that was
+	// sending when we closed.
+	stillSending = time.Second
+	// longIdle is how long a connection lies idle before a middlebox may have
+	// forgotten it: the shortest limits that are common.
+	longIdle = time.Minute
+	// staleFIN is how long the peer's FIN must have been there for a write
+	// after it to be avoidable: less is a race that nobody can win.
+	staleFIN = 100 * time.Millisecond
+	// resetWindow is the time in which severalResets are worth a warning.
+	resetWindow   = int64(time.Minute)
+	severalResets = 3
+	// resetDelay is how long resets are collected: those of a peer that dies
+	// come together.
+	resetDelay = int64(2 * time.Second)
+	// maxResets bounds the targets and lines that are told apart.
+	maxResets = 512
+	// maxScans bounds how often in one run all connections are gone through.
+	maxScans = 3
+)
+
+// parting is what is known of a connection that has ended.
+type parting struct {
+	role     Role
+	hist     history // with the last look taken in
+	last     sample
+	discards bool // our Close sent an RST
+	linger   bool // because SO_LINGER was 0
+	read     readResult
+
+	finSeen bool          // and when nothing else had happened yet
+	finSent uint64        // bytes sent by then
+	young   time.Duration // from birth to death
+}
+
+// reset says what kind of reset this was. The kind is empty when it was none,
+// or one that needs no explanation. repeats says that it is worth a warning if
+// it happens again and again.
+func (p *parting) reset() (k Kind, cause string, repeats bool) {
+	s := &p.last
+	switch {
+	case !s.ok:
+		return "", "", false
+	case p.hist.dead && p.hist.end == endReset:
+		return p.received()
+	case p.hist.dead || !p.discards:
+		return "", "", false
+	case p.linger:
+		if s.recvQueue == 0 && s.sendQueue == 0 {
+			return "", "", false // on purpose, and nothing was lost
+		}
+		return KindResetByUsLinger, "", false
+	case s.recvQueue <= maxUnread:
+		return KindResetByUsUnread, "small", false
+	case p.role == Client || s.bytesSent == 0:
+		return KindResetByUsUnread, "abort", false // no answer of ours is lost
+	case s.state == Established && s.dataRecv < stillSending && (s.sendQueue > 0 || s.dataSent < stillSending):
+		return KindResetByUsUnread, "peer_sending", true
+	}
+	return KindResetByUsUnread, "", false
+}
+
+// received says the same of an RST that came from outside.
+func (p *parting) received() (k Kind, cause string, repeats bool) {
+	s := &p.last
+	wroteLast := s.bytesSent > 0 && s.dataSent <= s.dataRecv
+	switch {
+	case p.hist.closeWrite:
+		return KindResetUnexplained, "after_close_write", false
+	case p.role == Server && !p.hist.fin && s.bytesSent == 0 && s.consumed() == 0 && p.young <= youngDelay+youngDelay/2:
+		return KindResetBeforeAccept, "", false
+	case p.hist.fin || p.read == readEOF:
+		wrote := wroteLast
+		if p.finSeen {
+			wrote = s.bytesSent > p.finSent
+		}
+		if p.role == Server || !wrote {
+			return "", "", false // it had closed before
+		}
+		return KindResetReuseAfterFIN, "", true
+	case s.bytesReceived == 0:
+		cause = "before_handshake"
+	case wroteLast && s.dataRecv-s.dataSent >= longIdle:
+		cause = "after_idle"
+	case wroteLast:
+		cause = "after_request"
+	default:
+		cause = "partial_data"
+	}
+	// Clients reset whenever they like.
+	return KindResetUnexplained, cause, p.role == Client
+}
+
+// finalHistory returns the history of e up to its end. The caller holds mu.
+func (e *entry) finalHistory() history {
+	var hist history
+	if e.sus != nil {
+		hist = e.sus.hist
+	}
+	f, fl := e.final(), e.flags.Load()
+	return hist.observe(look{
+		state: f.state, retransmits: f.retransmits, backoff: f.backoff, probes: f.probes,
+		read: e.readErr, copied: fl&flagCopyFailed != 0, closeWrite: fl&flagCloseWrite != 0, closeRead: fl&flagCloseRead != 0,
+		blind:   fl&flagWrapped == 0,
+		watched: true, settled: true, // there is nothing to wait for any more
+	})
+}
+
+// mayBeReset reports whether the end of e is one that parting.reset may name.
+// It is for a connection that the loop has not met; the caller is that of
+// departure.
+func (e *entry) mayBeReset() bool {
+	if e.end == nil || !e.end.sample.ok {
+		return false
+	}
+	return e.end.sample.state == Closed || e.discards()
+}
+
+// resetKey is what the resets of a record share.
+type resetKey struct {
+	kind   Kind
+	role   Role
+	name   string
+	target string
+	addr   netip.AddrPort // of the peer, or of our listener
+	site   sites.ID
+}
+
+// resetRecord counts the resets of one kind at one target or line. It is what
+// the findings about them are about.
+type resetRecord struct {
+	thing
+	key    resetKey
+	fresh  int // since the last run
+	first  int64
+	total  uint64
+	latest reset
+	recent [severalResets]int64 // when those came that count for a warning, oldest first
+	idle   [8]time.Duration     // how long connections lay idle until the peer's FIN came
+	idles  int
+
+	count, warning *finding
+	warnedAt       int64
+}
+
+// reset is one of them, for the evidence.
+type reset struct {
+	at             int64
+	cause          string
+	id             uint64
+	local, remote  *net.TCPAddr
+	before         State
+	in, out        uint64
+	unread, unsent int
+	idle           time.Duration // before the last write, or else before the end; negative: not known
+	finAge         time.Duration // of the peer's FIN at the last write; negative: not known
+}
+
+// resetTable is the records of a tracker. Owned by the loop.
+type resetTable struct {
+	m   map[resetKey]*resetRecord
+	due int64 // when there is something to report; 0: nothing
+}
+
+// note looks at e, which has ended otherwise than by being collected or let go
+// of.
+func (tab *resetTable) note(t *Tracker, e *entry, now int64) {
+	e.mu.Lock()
+	p := parting{role: e.role, hist: e.finalHistory(), last: e.final(), read: e.readErr}
+	at := now
+	if e.end != nil {
+		at = int64(e.end.at.Sub(t.base))
+		p.discards = e.discards()
+		p.linger = e.flags.Load()&flagLingerZero != 0
+	}
+	ended := at
+	if sus := e.sus; sus != nil {
+		if !p.last.ok && sus.sampled {
+			p.last = sus.sample
+			ended = sus.sampledAt
+		}
+		if sus.deadAt != 0 {
+			at = min(at, sus.deadAt)
+		}
+		p.finSeen, p.finSent = sus.finFresh, sus.finSent
+	}
+	p.young = time.Duration(at - int64(e.born.Sub(t.base)))
+	k, cause, repeats := p.reset()
+	if k == "" || e.ignoresLocked(k) {
+		e.mu.Unlock()
+		return
+	}
+	key := resetKey{kind: k, role: e.role, name: e.series.name, target: e.target, site: e.site}
+	role := e.bornBy()
+	switch {
+	case k == KindResetByUsUnread || k == KindResetByUsLinger:
+		key.target = ""
+		key.site, role = e.closedBy()
+	case e.role == Server:
+		key.addr = plainAddr(e.local)
+	case k == KindResetUnexplained || e.target == "":
+		key.addr = plainAddr(e.remote)
+	}
+	e.mu.Unlock()
+
+	r := tab.record(key, e, role)
+	seen := reset{
+		at: at, cause: cause, id: e.id, local: e.local, remote: e.remote, before: p.before(),
+		in: p.last.bytesReceived, out: p.last.bytesSent, unread: int(p.last.recvQueue), unsent: int(p.last.sendQueue),
+		idle: -1, finAge: -1,
+	}
+	if p.hist.fin && seen.in > 0 {
+		seen.in-- // the kernel counts the FIN
+	}
+	// The ages of the sample are those at ended.
+	dead := time.Duration(max(ended-at, 0))
+	if k == KindResetReuseAfterFIN {
+		if p.finSeen {
+			wroteAt := ended - int64(p.last.dataSent)
+			seen.finAge = time.Duration(max(wroteAt-e.sus.finAt, 0))
+			seen.idle = e.sus.finIdle + seen.finAge
+			r.idle[r.idles%len(r.idle)] = e.sus.finIdle
+			r.idles++
+		}
+		repeats = repeats && seen.finAge >= staleFIN
+	} else if p.last.bytesReceived > 0 {
+		seen.idle = max(min(p.last.dataRecv, p.last.dataSent)-dead, 0)
+		if cause == "after_idle" {
+			seen.idle = p.last.dataRecv - p.last.dataSent
+		}
+	}
+	if r.fresh == 0 {
+		r.first = at
+	}
+	r.fresh++
+	r.total++
+	r.latest = seen
+	if repeats {
+		copy(r.recent[:], r.recent[1:])
+		r.recent[severalResets-1] = at
+	}
+	if tab.due == 0 {
+		tab.due = now + resetDelay
+	}
+}
+
+// before is the state of the connection until its end.
+func (p *parting) before() State {
+	h := p.hist
+	switch {
+	case !h.dead:
+		return p.last.state
+	case h.closeWrite && h.fin:
+		return LastAck
+	case h.closeWrite:
+		return FinWait2
+	case h.fin || p.read == readEOF:
+		return CloseWait
+	}
+	return Established
+}
+
+// closedBy returns the line that closed e, or else the one that used it. The
+// caller holds mu.
+func (e *entry) closedBy() (sites.ID, string) {
+	u := e.oldestUseLocked()
+	if u == nil {
+		u = e.lastUse
+	}
+	switch hide := e.t.cfg.Load().HideFrames; {
+	case u != nil && u.handler != 0:
+		return u.handler, "handler"
+	case e.end != nil && ownLine(e.end.closer, hide):
+		return e.end.closer, "close"
+	case u != nil && u.site != 0:
+		return u.site, "use"
+	}
+	return e.site, e.bornBy()
+}
+
+// ignoresLocked reports whether k is not to be reported of e. The caller holds
+// mu.
+func (e *entry) ignoresLocked(k Kind) bool {
+	x := e.expectationLocked()
+	return x.ignores(k)
+}
+
+// record returns the record of key. When there are too many, those of a kind
+// share one.
+func (tab *resetTable) record(key resetKey, e *entry, role string) *resetRecord {
+	r := tab.m[key]
+	if r == nil && len(tab.m) >= maxResets {
+		e.t.count.unfollowed.Add(1)
+		key = resetKey{kind: key.kind, name: otherNames, target: otherNames}
+		r = tab.m[key]
+	}
+	if r != nil {
+		return r
+	}
+	r = &resetRecord{key: key, thing: thing{
+		kind: SubjectTarget, role: e.role, name: key.name, target: key.target, series: e.series,
+		site: key.site, siteRole: role,
+	}}
+	if r.target == "" && key.addr.IsValid() {
+		r.target = key.addr.String()
+	}
+	switch {
+	case key.kind == KindResetByUsUnread || key.kind == KindResetByUsLinger:
+		r.thing.kind = SubjectSite
+	case e.role == Server:
+		r.thing.kind = SubjectListener
+	}
+	r.facts = r.evidence
+	if tab.m == nil {
+		tab.m = make(map[resetKey]*resetRecord)
+	}
+	tab.m[key] = r
+	return r
+}
+
+// judge reports what has come together, and forgets what lies behind.
+func (tab *resetTable) judge(t *Tracker, now int64) {
+	tab.due = 0
+	scans := maxScans
+	for key, r := range tab.m {
+		if r.fresh > 0 {
+			r.report(t, now, &scans)
+		} else if now-r.latest.at > eventFor {
+			delete(tab.m, key)
+		}
+	}
+}
+
+// report tells of the fresh resets of r.
+func (r *resetRecord) report(t *Tracker, now int64, scans *int) {
+	n := r.fresh
+	r.fresh = 0
+	several := r.recent[0] != 0 && now-r.recent[0] <= resetWindow+resetDelay && r.recent[severalResets-1]-r.recent[0] <= resetWindow
+	if r.key.kind == KindResetUnexplained && r.role == Client && (several || n > 1) {
+		alive := true
+		if *scans > 0 {
+			*scans--
+			alive = t.livesOn(r.key.addr, min(r.first, r.latest.at))
+		} else {
+			several = false
+		}
+		if !alive {
+			several = false
+			if n > 1 {
+				r.latest.cause = "peer_crashed"
+			}
+		}
+	}
+	v := verdict{kind: r.key.kind, cause: r.latest.cause, since: r.latest.at}
+	r.count = t.events(r, r.count, n, v, now)
+	if several && (r.warnedAt == 0 || now-r.warnedAt >= resetWindow) {
+		r.warnedAt = now
+		v.severity, v.since = Warning, r.recent[0]
+		r.warning = t.events(r, r.warning, 1, v, now)
+	}
+}
+
+// events reports n events about s. f, the last one before or nil, stands for
+// them all as long as its group lasts. It returns the one that does so now.
+func (t *Tracker) events(s subject, f *finding, n int, v verdict, now int64) *finding {
+	j := &t.judge
+	if f != nil {
+		if _, kept := j.findings[f]; !kept || f.g.open == 0 {
+			f = nil
+		}
+	}
+	if f == nil {
+		f = t.open(s, v, now)
+		n--
+	}
+	f.cause = v.cause
+	if n == 0 {
+		return f
+	}
+	g := f.g
+	g.growth.step(now, g.open)
+	g.open += n
+	g.opened += uint64(n)
+	g.expires = now + eventFor
+	t.remindAt(g.expires, now)
+	if !g.news {
+		t.remindSoon(g, now)
+	}
+	t.count.openFindings[f.severity].Add(int64(n))
+	t.count.findings[f.severity].Add(uint64(n))
+	if t.muted(g) {
+		t.count.muted.Add(uint64(n))
+	}
+	return f
+}
+
+// livesOn reports whether a connection to remote that was open before then is
+// still open.
+func (t *Tracker) livesOn(remote netip.AddrPort, then int64) bool {
+	const stretch = 512
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := 0; i < len(t.slots); i++ {
+		if i%stretch == stretch-1 {
+			t.mu.Unlock() // others want to open and close, too
+			t.mu.Lock()
+			if i >= len(t.slots) {
+				break
+			}
+		}
+		e := t.slots[i].e
+		if e != nil && e.role == Client && e.state == Established && int64(e.born.Sub(t.base)) < then && plainAddr(e.remote) == remote {
+			return true
+		}
+	}
+	return false
+}
+
+// evidence adds what is known of the resets, and of the latest one.
+func (r *resetRecord) evidence(pub *Finding, now int64) {
+	l := &r.latest
+	pub.State = l.before
+	if r.thing.kind != SubjectSite {
+		pub.Subject.Local, pub.Subject.Remote = addrString(l.local), addrString(l.remote)
+	}
+	ev := &pub.Evidence
+	ev.BytesIn, ev.BytesOut, ev.RecvQueue, ev.SendQueue = l.in, l.out, l.unread, l.unsent
+	ev.Died = Duration(max(now-l.at, 0))
+	ev.note("resets so far", strconv.FormatUint(r.total, 10))
+	ev.note("the last", age(time.Duration(ev.Died))+" ago")
+	ev.note("state before", l.before.String())
+	ev.note("bytes in", thousands(int(l.in)))
+	ev.note("out", thousands(int(l.out)))
+	switch r.key.kind {
+	case KindResetByUsUnread:
+		ev.note("unread", thousands(l.unread))
+	case KindResetByUsLinger:
+		ev.note("unread", thousands(l.unread))
+		ev.note("not delivered", thousands(l.unsent))
+	case KindResetReuseAfterFIN:
+		if l.finAge >= 0 {
+			ev.note("idle at reuse", age(l.idle))
+			ev.note("age of the FIN", age(l.finAge))
+		}
+		if limit, ok := r.idleLimit(); ok {
+			ev.note("server closes after", "about "+age(limit))
+		}
+	default:
+		if l.idle >= time.Second {
+			ev.note("idle before", age(l.idle))
+		}
+	}
+	if r.thing.kind != SubjectSite && l.id != 0 {
+		ev.note("conn", strconv.FormatUint(l.id, 10))
+	}
+}
+
+// idleLimit estimates after which idle time the server closes: what connections
+// had in common that it closed.
+func (r *resetRecord) idleLimit() (time.Duration, bool) {
+	n := min(r.idles, len(r.idle))
+	if n < severalResets {
+		return 0, false
+	}
+	some := slices.Sorted(slices.Values(r.idle[:n]))
+	least, most := some[0], some[n-1]
+	if least < time.Second || most-least > max(least/5, 500*time.Millisecond) {
+		return 0, false // it has other reasons
+	}
+	return least, true
+}

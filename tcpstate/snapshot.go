@@ -121,17 +121,10 @@ func (t *Tracker) tellClosed(e *entry) {
 		State: f.state, BytesIn: f.bytesReceived, BytesOut: f.bytesSent, Unread: int(f.recvQueue),
 		Retransmits: f.totalRetrans, RTT: f.rtt, Uses: e.useCount,
 	}
-	var hist history
 	if e.sus != nil {
-		hist = e.sus.hist
 		c.PeerClosed, c.Findings = t.wall(e.sus.finAt), e.sus.kinds
 	}
-	fl := e.flags.Load()
-	c.Reason = closeReason(e.leaked, hist.observe(look{
-		state: f.state, retransmits: f.retransmits, backoff: f.backoff, probes: f.probes,
-		read: e.readErr, closeWrite: fl&flagCloseWrite != 0, blind: fl&flagWrapped == 0,
-		watched: true, settled: true, // there is nothing to wait for any more
-	}))
+	c.Reason = closeReason(e.leaked, e.finalHistory())
 	use := e.oldestUseLocked()
 	if use == nil {
 		use = e.lastUse

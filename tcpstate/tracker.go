@@ -322,7 +322,8 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 		t.live--
 	}
 	t.byFD.clear(uintptr(e.fd), e)
-	unmet = t.notYoungLocked(e) && !e.leaked && e.flags.Load()&flagPaired == 0 && t.observers.Load() == nil
+	unmet = t.notYoungLocked(e) && !e.leaked && e.flags.Load()&flagPaired == 0 &&
+		t.observers.Load() == nil && !e.mayBeReset()
 	if unmet {
 		// What the loop would do, as far as it applies.
 		e.series.states[Established].Add(-1)

@@ -56,6 +56,18 @@ func (p *dbPool) Get(ctx context.Context, _, _ string) (net.Conn, error) {
 	return p.lend(ctx, c.(*tcpstate.Conn)), nil
 }
 
+// shut closes what is not lent out. It is called once, at the end.
+func (p *dbPool) shut() {
+	for {
+		select {
+		case c := <-p.idle:
+			c.Close()
+		default:
+			return
+		}
+	}
+}
+
 func (p *dbPool) lend(ctx context.Context, c *tcpstate.Conn) net.Conn {
 	use, _ := tcpstate.UseFromContext(ctx)
 	return &lent{Conn: c, pool: p, done: c.Watch().Borrow(ctx, p.watch, use)}

@@ -138,6 +138,11 @@ func newRun(t testing.TB, s *script, seed uint64) *run {
 	})
 	r.begun, r.acted = r.clk.Now(), r.clk.Now()
 	t.Cleanup(func() {
+		for _, p := range r.tunnels {
+			if p, ok := p.(*dbPool); ok {
+				p.shut()
+			}
+		}
 		r.close()
 		stop()
 		r.tr.Close()
