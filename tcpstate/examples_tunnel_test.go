@@ -38,7 +38,7 @@ var tunnelExamples = []exampleRow{
 	{"tunnel_truncated", pairOf(KindTunnelTruncated, causeUnread,
 		"conn 4126 \"edge\" CLOSE-WAIT, 812 bytes in, 128,000 bytes out", "conn 4127 \"backend\" closed, 144,060 bytes in, 812 bytes out", unreadBytes(16060), fact("sender", "server"), fact("other side", "had ended its direction"))},
 	{"tunnel_truncated_arriving", pairOf(KindTunnelTruncated, causeArriving,
-		"conn 4126 \"edge\" CLOSE-WAIT, 812 bytes in, 128,000 bytes out", "conn 4127 \"backend\" closed, 128,000 bytes in, 812 bytes out", fact("sender", "server"), fact("other side", "had ended its direction"))},
+		"conn 4126 \"edge\" CLOSE-WAIT, 812 bytes in, 128,000 bytes out", "conn 4127 \"backend\" closed, 128,000 bytes in, 812 bytes out", fact("sender", "server"), fact("other side", "had ended its direction, and read on"))},
 	{"tunnel_truncated_upload", pairOf(KindTunnelTruncated, causeUnread,
 		"conn 4126 \"edge\" closed, 92,000 bytes in, 0 bytes out", "conn 4127 \"backend\" ESTABLISHED, 0 bytes in, 88,000 bytes out", unreadBytes(4000), fact("sender", "client"), fact("other side", "open"), many(3, 0))},
 	{"upstream_orphan", pairOf(KindTunnelUpstreamOrphan, causeClientFIN,

@@ -127,11 +127,13 @@ func (s *story) tunnelTruncated() {
 	default:
 		s.say("the program closed the %s connection while %s from the %s were unread, which resets it.", conn, counted(s.ev.RecvQueue, "byte"), from)
 	}
-	switch {
-	case s.fact("other side") == "open":
+	switch other := s.fact("other side"); {
+	case other == "open":
 		s.say("The other side was open and would have taken them.")
+	case strings.HasSuffix(other, "read on"):
+		s.say("The client had ended its own direction before, and went on reading.")
 	default:
-		s.say("The client had ended its own direction before, as a client does that has sent everything and waits for the answer.")
+		s.say("The client had ended its own direction before. If it has not left altogether, which looks the same, it waits for the rest.")
 	}
 }
 

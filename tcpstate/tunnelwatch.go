@@ -318,7 +318,7 @@ func (tn *Tunnel) judgeEnd(e *entry, mine, other *side, now int64) {
 	frozen.seen = &tunnelSeen{down: s.down, up: s.up, at: now}
 	th := tn.thing(func(pub *Finding, now int64) {
 		frozen.describe(pub, now)
-		frozen.describeEnd(pub, &end, cause)
+		end.describe(pub)
 	})
 	tn.t.event(th, verdict{kind: KindTunnelTruncated, cause: cause}, now)
 }
@@ -417,8 +417,8 @@ func (s *side) String(e *entry) string {
 		counted(int(in), "byte"), counted(int(s.sample.bytesSent), "byte"))
 }
 
-// describeEnd adds what the Close has cut off.
-func (tn *Tunnel) describeEnd(pub *Finding, end *tunnelEnd, cause string) {
+// describe adds what the Close has cut off.
+func (end *tunnelEnd) describe(pub *Finding) {
 	ev := &pub.Evidence
 	ev.Notes = ev.Notes[:2]
 	ev.RecvQueue = int(end.closed.sample.recvQueue)
@@ -427,9 +427,12 @@ func (tn *Tunnel) describeEnd(pub *Finding, end *tunnelEnd, cause string) {
 		from = "server"
 	}
 	ev.note("sender", from)
-	if end.other.fin {
-		ev.note("other side", "had ended its direction")
-	} else {
+	switch {
+	case !end.other.fin:
 		ev.note("other side", "open")
+	case end.listens:
+		ev.note("other side", "had ended its direction, and read on")
+	default:
+		ev.note("other side", "had ended its direction")
 	}
 }

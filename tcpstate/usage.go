@@ -46,7 +46,7 @@ type Usage struct {
 //
 // A use whose ctx belongs to a connection, as FromContext says, is made on
 // behalf of it: until that one's handler returns, the connection that serves
-// the use is its upstream.
+// the use, and nothing else, is its upstream.
 func (t *Tracker) NewUsage(ctx context.Context, u Use) *Usage {
 	t.init()
 	if t.cfg.Load().Off {
@@ -112,6 +112,21 @@ func (u *Usage) End() {
 		u.ended = true
 		u.detachLocked(true)
 	}
+}
+
+// Shared says that the connection serves other uses at the same time, as that
+// of HTTP/2 may: what happens on it says nothing of this use alone.
+func (u *Usage) Shared() {
+	if u == nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if e := u.e; e != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+	}
+	u.down = nil
 }
 
 // Progress says that the use moves on although the connection need not: the

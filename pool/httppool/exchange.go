@@ -110,6 +110,9 @@ func (x *exchange) attach(c net.Conn) {
 	below := c
 	if tc, ok := c.(*tls.Conn); ok {
 		below = tc.NetConn()
+		if tc.ConnectionState().NegotiatedProtocol == "h2" {
+			x.use.Shared()
+		}
 	}
 	if conn, ok := below.(*tcpstate.Conn); ok {
 		x.use.Attach(conn.Watch())
@@ -130,6 +133,9 @@ func (x *exchange) follow(req *http.Request, resp *http.Response) {
 		return
 	}
 	x.inner, x.multiplexed = resp.Body, resp.ProtoMajor >= 2
+	if x.multiplexed {
+		x.use.Shared() // HTTP/2 without TLS
+	}
 	resp.Body = (*body)(x)
 }
 
