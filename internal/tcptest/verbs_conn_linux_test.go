@@ -187,9 +187,24 @@ func (r *run) acceptAll(name string, ln net.Listener) {
 	})
 }
 
-// acceptWrapped is a listener that reads the first byte of a connection inside
-// its Accept, as for a PROXY header.
+// header is a listener that reads the first byte of a connection inside its
+// Accept, as for a PROXY header.
+type header struct{ net.Listener }
+
+func (h header) Accept() (net.Conn, error) {
+	c, err := h.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		c.Close()
+	}
+	return c, nil
+}
+
+// acceptWrapped accepts from ln with a header.
 func (r *run) acceptWrapped(name string, ln net.Listener) {
+	ln = header{ln}
 	var conns []net.Conn
 	r.background(name, func() error {
 		defer func() {
@@ -203,9 +218,6 @@ func (r *run) acceptWrapped(name string, ln net.Listener) {
 				return err
 			}
 			conns = append(conns, c)
-			if _, err := c.Read(make([]byte, 1)); err != nil {
-				c.Close()
-			}
 		}
 	})
 }

@@ -16,9 +16,9 @@ func expectVerbs() map[string]*verb {
 	return map[string]*verb{
 		"wait":   {"D: lets time pass in which nothing else is found", 1, 1, "", "", (*run).wait},
 		"silent": {"D: the same, at the end of a twin", 1, 1, "", "", (*run).wait},
-		"expect": {"[inventory|count|audit] KIND, or none: time passes until exactly that is found; site: the role of the first one; subject: conn or other; was: the finding that becomes it; within: in place of what is left of T and a sweep since the last action", 1, 2,
-			"cause= severity= name= role= phase= state= site= subject= count= was= within=", "", (*run).expect},
-		"allow":      {"KIND: may be found, too", 1, 1, "", "", (*run).allow},
+		"expect": {"[inventory|count|audit] KIND, or none: time passes until exactly that is found; site: the role of the first one; subject: conn or other; was: the finding that becomes it; within: in place of what is left of T and a sweep since the last action; brief: it may end by itself", 1, 2,
+			"cause= severity= name= role= phase= state= site= subject= count= was= within= brief", "", (*run).expect},
+		"allow":      {"[count|audit|inventory] KIND: may be found, too, with that severity", 1, 2, "", "", (*run).allow},
 		"expectdial": {"retrans>=N: the last dial that ended needed so many SYNs", 1, 1, "", "", (*run).expectDial},
 		"repeat":     {"N: the lines up to end, N times", 1, 1, "", "end", (*run).repeat},
 		"shuffle":    {"the lines up to end, in any order", 0, 0, "", "end", (*run).shuffle},
@@ -62,7 +62,7 @@ func (r *run) shuffle(st *statement) error {
 func (r *run) either(st *statement) error { return r.do(st.blocks[r.rng.IntN(len(st.blocks))]) }
 
 func (r *run) allow(st *statement) error {
-	r.allowed = append(r.allowed, tcpstate.Kind(st.args[0]))
+	r.allowed = append(r.allowed, tcpstate.Kind(strings.Join(st.args, " ")))
 	return nil
 }
 
@@ -115,7 +115,9 @@ func (r *run) expect(st *statement) error {
 				}
 			}
 			r.verdict = max(found[0].DetectedAt.Sub(found[0].Since), 0)
-			r.expected = append(r.expected, expectation{kind, want})
+			if st.opts["brief"] == "" {
+				r.expected = append(r.expected, expectation{kind, want})
+			}
 			if was != "" {
 				// Until here both could be seen.
 				r.allowed = slices.DeleteFunc(r.allowed, func(k tcpstate.Kind) bool { return k == was })

@@ -110,6 +110,9 @@ func (s *server) routes() http.Handler {
 		<-s.released()
 		w.Write(payload(n))
 	})
+	handle("/upload", func(w http.ResponseWriter, req *http.Request) {
+		io.Copy(io.Discard, req.Body)
+	})
 	handle("/wait", func(w http.ResponseWriter, _ *http.Request) {
 		<-s.released()
 		io.WriteString(w, "done")
