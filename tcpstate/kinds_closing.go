@@ -97,7 +97,7 @@ var resetKinds = []kindRow{{
 			"the program aborts what it no longer wants",
 		},
 		Fix:     "read the rest up to a limit before Close, or CloseWrite and read until io.EOF under a deadline",
-		Default: "counted; a warning at 3 within a minute from one line, of a server, with more than 1 KiB unread and its answer under a second old",
+		Default: "counted; a warning at 3 within a minute from one line, of a server, with more than 1 KiB unread and its answer just written",
 		Checks:  []string{"nstat -az TcpExtTCPAbortOnClose"},
 	},
 	noun:        "reset",
@@ -177,7 +177,7 @@ func (s *story) byUsUnread() {
 	switch {
 	case s.f.Severity >= Warning:
 		s.f.Title = "closed while the client was still sending: it may lose the answer"
-		s.say("The client was still sending, and this program had written to it within the last second: what was under way is lost when the RST comes first. It happens again and again at this line.")
+		s.say("The client was still sending, and this program had written to it a moment before: what was under way is lost when the RST comes first. It happens again and again at this line.")
 	case s.f.Cause == "small":
 		s.say("So little is mostly the end of a protocol, as of TLS, and harmless.")
 	case s.f.Cause == "abort":

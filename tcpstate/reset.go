@@ -23,6 +23,9 @@ const (
 	// stillSending is how old the last byte of a peer is at most that was
 	// sending when we closed.
 	stillSending = time.Second
+	// justAnswered is how old our last byte is at most when we closed at once
+	// after it: net/http waits for 500 ms, so that the client can read it.
+	justAnswered = 250 * time.Millisecond
 	// longIdle is how long a connection lies idle before a middlebox may have
 	// forgotten it: the shortest limits that are common.
 	longIdle = time.Minute
@@ -76,7 +79,7 @@ func (p *parting) reset() (k Kind, cause string, repeats bool) {
 		return KindResetByUsUnread, "small", false
 	case p.role == Client || s.bytesSent == 0:
 		return KindResetByUsUnread, "abort", false // no answer of ours is lost
-	case s.state == Established && s.dataRecv < stillSending && (s.sendQueue > 0 || s.dataSent < stillSending):
+	case s.state == Established && s.dataRecv < stillSending && (s.sendQueue > 0 || s.dataSent < justAnswered):
 		return KindResetByUsUnread, "peer_sending", true
 	}
 	return KindResetByUsUnread, "", false
@@ -85,7 +88,7 @@ func (p *parting) reset() (k Kind, cause string, repeats bool) {
 // received says the same of an RST that came from outside.
 func (p *parting) received() (k Kind, cause string, repeats bool) {
 	s := &p.last
-	wroteLast := s.bytesSent > 0 && s.dataSent <= s.dataRecv
+	wroteLast := s.bytesSent > 0 && s.dataSent < s.dataRecv
 	switch {
 	case p.hist.closeWrite:
 		return KindResetUnexplained, "after_close_write", false
@@ -145,7 +148,7 @@ type resetKey struct {
 	name   string
 	target string
 	addr   netip.AddrPort // of the peer, or of our listener
-	site   sites.ID
+	line   uint64         // of those by us
 }
 
 // resetRecord counts the resets of one kind at one target or line. It is what
@@ -212,12 +215,13 @@ func (tab *resetTable) note(t *Tracker, e *entry, now int64) {
 		e.mu.Unlock()
 		return
 	}
-	key := resetKey{kind: k, role: e.role, name: e.series.name, target: e.target, site: e.site}
-	role := e.bornBy()
+	key := resetKey{kind: k, role: e.role, name: e.series.name, target: e.target}
+	site, role := e.site, e.bornBy()
 	switch {
 	case k == KindResetByUsUnread || k == KindResetByUsLinger:
 		key.target = ""
-		key.site, role = e.closedBy()
+		site, role = e.closedBy()
+		key.line = site.OwnerKey(t.judge.hide)
 	case e.role == Server:
 		key.addr = plainAddr(e.local)
 	case k == KindResetUnexplained || e.target == "":
@@ -225,7 +229,7 @@ func (tab *resetTable) note(t *Tracker, e *entry, now int64) {
 	}
 	e.mu.Unlock()
 
-	r := tab.record(key, e, role)
+	r := tab.record(key, e, site, role)
 	seen := reset{
 		at: at, cause: cause, id: e.id, local: e.local, remote: e.remote, before: p.before(),
 		in: p.last.bytesReceived, out: p.last.bytesSent, unread: int(p.last.recvQueue), unsent: int(p.last.sendQueue),
@@ -283,13 +287,13 @@ func (p *parting) before() State {
 }
 
 // closedBy returns the line that closed e, or else the one that used it. The
-// caller holds mu.
+// caller holds mu, and judgement.mu.
 func (e *entry) closedBy() (sites.ID, string) {
 	u := e.oldestUseLocked()
 	if u == nil {
 		u = e.lastUse
 	}
-	switch hide := e.t.cfg.Load().HideFrames; {
+	switch hide := e.t.judge.hide; {
 	case u != nil && u.handler != 0:
 		return u.handler, "handler"
 	case e.end != nil && ownLine(e.end.closer, hide):
@@ -309,11 +313,11 @@ func (e *entry) ignoresLocked(k Kind) bool {
 
 // record returns the record of key. When there are too many, those of a kind
 // share one.
-func (tab *resetTable) record(key resetKey, e *entry, role string) *resetRecord {
+func (tab *resetTable) record(key resetKey, e *entry, site sites.ID, role string) *resetRecord {
 	r := tab.m[key]
 	if r == nil && len(tab.m) >= maxResets {
 		e.t.count.unfollowed.Add(1)
-		key = resetKey{kind: key.kind, name: otherNames, target: otherNames}
+		key, site = resetKey{kind: key.kind, name: otherNames, target: otherNames}, 0
 		r = tab.m[key]
 	}
 	if r != nil {
@@ -321,7 +325,7 @@ func (tab *resetTable) record(key resetKey, e *entry, role string) *resetRecord 
 	}
 	r = &resetRecord{key: key, thing: thing{
 		kind: SubjectTarget, role: e.role, name: key.name, target: key.target, series: e.series,
-		site: key.site, siteRole: role,
+		site: site, siteRole: role,
 	}}
 	if r.target == "" && key.addr.IsValid() {
 		r.target = key.addr.String()
