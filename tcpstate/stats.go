@@ -274,7 +274,7 @@ func (t *Tracker) Facilities() []Facility {
 	for i := range all {
 		if !all[i].OK && i < 2 {
 			for _, k := range kinds {
-				if k.Kind != KindLeakCollected {
+				if k.Kind != KindLeakCollected && k.Kind != KindFDsPressure {
 					all[i].Kinds = append(all[i].Kinds, k.Kind)
 				}
 			}

@@ -92,12 +92,14 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 		{"tcp_info", func(s *seam) { s.info = func(uintptr, []byte) (int, error) { return 0, lost } }, true},
 		{"max_user_watches", func(s *seam) { s.maxWatches = func() (int, error) { return 0, lost } }, false},
 		{"epoll", func(s *seam) { s.maxWatches = func() (int, error) { return 0, nil } }, true},
+		{"open_files", func(s *seam) { s.openFiles = func() (int, int) { return 1024, 0 } }, true},
 	} {
 		t.Run(tt.facility, func(t *testing.T) {
 			tr := new(Tracker)
 			clk := testclock.Install(tr)
 			t.Cleanup(func() { tr.Close(); testclock.Remove(tr) })
 			tr.seam = newSeam(clk)
+			tr.seam.openFiles = func() (limit, used int) { return 1024, 7 } // also before Linux 6.2
 			tt.take(tr.seam)
 			_, s := tcptest.Pair(t)
 			tr.Track(s, Origin{Role: Server})
@@ -110,7 +112,7 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 				require.Equal(t, !f.OK && tt.kinds, len(f.Kinds) > 0, f)
 				require.NotContains(t, f.Kinds, KindLeakCollected, "that one rests on nothing")
 			}
-			require.Equal(t, []string{"epoll", "tcp_info", "max_user_watches", "clock"}, names)
+			require.Equal(t, []string{"epoll", "tcp_info", "max_user_watches", "clock", "open_files", "interface_addrs"}, names)
 		})
 	}
 }
