@@ -75,6 +75,7 @@ func (t *Tracker) startLocked() {
 	if t.seam.clock == nil && t.seam.fakeTime() {
 		for _, e := range t.ends {
 			e.series.states[Established].Add(-1) // nobody has looked at it
+			t.judge.tunnels.drop(e)
 		}
 		t.ends, t.closes, t.dials = nil, nil, nil
 		t.count.unwatched.Add(1)

@@ -283,7 +283,11 @@ func (t *Tracker) Facilities() []Facility {
 	for i := range all[:2] {
 		if !all[i].OK {
 			for _, k := range kinds {
+<<<<<<< HEAD
 				if k.Kind != KindLeakCollected && !dialsWithout(all[i].Name, k.Kind) && !listensWithout(all[i].Name, k.Kind) {
+=======
+				if k.Kind != KindLeakCollected && k.Kind != KindFDsPressure {
+>>>>>>> tunnel
 					all[i].Kinds = append(all[i].Kinds, k.Kind)
 				}
 			}

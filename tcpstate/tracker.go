@@ -351,6 +351,7 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 	case len(t.ends) >= maxEnds:
 		// The loop hangs. Most connections are what they were at first.
 		t.count.queueFull.Add(1)
+		t.judge.tunnels.drop(e)
 		e.series.states[Established].Add(-1)
 		return false
 	}

@@ -75,7 +75,7 @@ func (tn *Tunnel) End() {
 
 // tunnelTable finds the tunnels of a connection.
 type tunnelTable struct {
-	mu   sync.Mutex // guards following fields
+	mu   sync.Mutex // guards following fields; taken after any other
 	up   map[*entry]*Tunnel
 	down map[*entry]*Tunnel // the newest of a list
 
@@ -136,6 +136,21 @@ func (tt *tunnelTable) unlink(tn *Tunnel) {
 	tt.mu.Lock()
 	defer tt.mu.Unlock()
 	tt.unlinkLocked(tn)
+}
+
+// drop ends the tunnels of e, which has ended and is not accounted for.
+func (tt *tunnelTable) drop(e *entry) {
+	if e.flags.Load()&flagPaired == 0 {
+		return
+	}
+	tt.mu.Lock()
+	defer tt.mu.Unlock()
+	if tn := tt.up[e]; tn != nil {
+		tt.unlinkLocked(tn)
+	}
+	for tt.down[e] != nil {
+		tt.unlinkLocked(tt.down[e])
+	}
 }
 
 // ended reports whether tn was ended.

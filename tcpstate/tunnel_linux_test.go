@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"net"
 	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -572,4 +574,39 @@ func TestTunnelsMayComeAndGoFromAnywhere(t *testing.T) {
 	}
 	wg.Wait()
 	tcptest.WaitUntil(t, "the tunnels to end", func() bool { return tcpstate.Tunnels(&tr) == 0 })
+}
+
+func TestTunnelsEndWithoutALoop(t *testing.T) {
+	tr := &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}
+	t.Cleanup(func() { tr.Close() })
+	_, a := tcptest.Pair(t)
+	_, b := tcptest.Pair(t)
+	synctest.Test(t, func(t *testing.T) {
+		down, up := tr.Track(a, tcpstate.Origin{Role: tcpstate.Server}), tr.Track(b, tcpstate.Origin{})
+		require.NotNil(t, tr.Pair(down, up))
+		require.NoError(t, down.Close())
+		require.NoError(t, up.Close())
+		require.Zero(t, tcpstate.Tunnels(tr))
+	})
+}
+
+func TestNoTunnelOutlivesItsTracker(t *testing.T) {
+	p := newProxied(t, tcpstate.Expect{})
+	p.ends(p.client, p.down)
+	p.clk.Advance(65 * time.Second)
+	p.one(tcpstate.KindTunnelHalfClosedIdle)
+	require.NoError(t, p.tr.Close())
+	require.Zero(t, tcpstate.Tunnels(p.tr))
+	require.Nil(t, p.tr.Pair(p.down, p.up))
+	p.tunnel.End()
+}
+
+func TestATrackerThatIsSwitchedOffForgetsTunnels(t *testing.T) {
+	p := newProxied(t, tcpstate.Expect{})
+	p.floods(5000)
+	p.ends(p.client, p.down)
+	require.NoError(t, p.tr.Set(func(c *tcpstate.Config) { c.Off = true }))
+	p.clk.Advance(2 * time.Second)
+	require.Zero(t, tcpstate.Tunnels(p.tr))
+	require.Empty(t, p.tr.Findings())
 }

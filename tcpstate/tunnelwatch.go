@@ -191,6 +191,7 @@ func (t *Tracker) lookSide(e *entry, s *side, now int64) bool {
 	}
 	s.sample = sampler.sample
 	s.leg.history(e)
+	s.leg.noticed(now)
 	s.sample.correct(s.hist)
 	p := &s.sample
 	if !p.ok {
@@ -238,6 +239,16 @@ func (l *leg) history(e *entry) {
 	l.told = l.told || l.hist.closeWrite
 }
 
+// noticed gives a time to what this look has seen before any event told of it.
+func (l *leg) noticed(now int64) {
+	if l.fin && l.finAt == 0 {
+		l.finAt = now
+	}
+	if l.dead && l.deadAt == 0 {
+		l.deadAt = now
+	}
+}
+
 // settle brings the finding about tn in line with v.
 func (tn *Tunnel) settle(v verdict, now int64) {
 	tn.pending = false
@@ -259,10 +270,12 @@ func (t *Tracker) legEnded(e *entry, now int64) {
 	var all []*Tunnel
 	tt.each(e, func(tn *Tunnel) bool { all = append(all, tn); return true })
 	for _, tn := range all {
-		if !tn.lost(e, now) {
+		if tn.lost(e, now) {
+			tt.suspect(tn, now)
+		} else {
 			tt.unlink(tn)
+			tn.settle(verdict{}, now)
 		}
-		tt.suspect(tn, now)
 	}
 }
 

@@ -4,9 +4,13 @@ package recipes
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 
 	"github.com/tcpstate/tcpstate-go/dialer"
@@ -47,6 +51,41 @@ func RawConns(ctx context.Context) (net.Conn, net.Listener, error) {
 	}
 	ln, err := listener.Listen("tcp", ":7000")
 	return conn, ln, err
+}
+
+// TCPProxy joins a client's connection with one to a backend. With connections
+// that are tracked the copies are spliced as they are without.
+func TCPProxy(ctx context.Context, client net.Conn, d *dialer.Dialer, backend string) error {
+	defer client.Close()
+	upstream, err := d.DialContext(ctx, "tcp", backend)
+	if err != nil {
+		return err
+	}
+	defer upstream.Close()
+	tcpstate.Pair(client, upstream) // until both are closed
+	both := make(chan error, 2)
+	go func() { both <- pass(upstream, client) }()
+	go func() { both <- pass(client, upstream) }()
+	return errors.Join(<-both, <-both)
+}
+
+// pass copies one direction, and passes its end on.
+func pass(dst, src net.Conn) error {
+	_, err := io.Copy(dst, src)
+	if c, ok := dst.(interface{ CloseWrite() error }); ok {
+		err = errors.Join(err, c.CloseWrite())
+	}
+	return err
+}
+
+// HTTPProxy serves with a reverse proxy. While a request is made on behalf of a
+// client, the connections of both are judged together.
+func HTTPProxy(backend *url.URL) *http.Server {
+	proxy := httputil.NewSingleHostReverseProxy(backend)
+	proxy.Transport = &httppool.Transport{Dialer: dialer.Dialer{Name: "backend"}}
+	srv := &http.Server{Handler: proxy}
+	httpserver.Instrument(srv)
+	return srv
 }
 
 // OwnDialer keeps the way in which a client dials.
