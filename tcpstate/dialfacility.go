@@ -30,15 +30,3 @@ func (c *dialingChore) facilities(t *Tracker) []Facility {
 	}
 	return []Facility{hooks, trace, ports}
 }
-
-// dialsWithout reports whether a kind about dials can be found without a
-// facility.
-func dialsWithout(facility string, k Kind) bool {
-	switch k {
-	case KindDialFallbackStarved, KindDialDNSSlow, KindDialStorm, KindDialPorts:
-		return true
-	case KindDialNoAnswer, KindDialTupleStuck, KindHandshakeStalled, KindLeakUnusedDial:
-		return facility == "epoll"
-	}
-	return false
-}

@@ -154,16 +154,3 @@ func (l *Listening) tellSYNs(pub *Finding) {
 		ev.note(factFromNetwork, thousands(n.most))
 	}
 }
-
-// listensWithout reports whether a kind can be found without a facility: accept
-// queues and silent clients send no events, and handshakes have no descriptor.
-func listensWithout(facility string, k Kind) bool {
-	switch k {
-	case KindListenerSYNRecv:
-		return true
-	case KindListenerNotAccepting, KindListenerBlockedInAccept, KindListenerOverflow,
-		KindAcceptNeverRead, KindAcceptPeerSilent, KindAcceptTrickle:
-		return facility == "epoll"
-	}
-	return false
-}

@@ -22,7 +22,7 @@ import (
 
 // counted lets the tracker account for what has ended and returns the findings
 // about resets.
-func (r *rig) counted() []tcpstate.Finding {
+func (r *rig) tally() []tcpstate.Finding {
 	r.Helper()
 	r.clk.Advance(4 * time.Second)
 	var all []tcpstate.Finding
@@ -37,7 +37,7 @@ func (r *rig) counted() []tcpstate.Finding {
 // countsOne asks for one reset, which is no more than counted.
 func (r *rig) countsOne(kind tcpstate.Kind, cause string) tcpstate.Finding {
 	r.Helper()
-	all := r.counted()
+	all := r.tally()
 	require.Len(r, all, 1)
 	require.Equal(r, kind, all[0].Kind)
 	require.Equal(r, cause, all[0].Cause)
@@ -152,7 +152,7 @@ func TestResetsThatAreNoWarning(t *testing.T) {
 		r := newRig(t)
 		r.resets(tcptest.Listen(t), 5, 3*time.Second)
 		r.silent()
-		require.NotEmpty(t, r.counted())
+		require.NotEmpty(t, r.tally())
 	})
 	t.Run("once in a while", func(t *testing.T) {
 		r := newRig(t)
@@ -160,7 +160,7 @@ func TestResetsThatAreNoWarning(t *testing.T) {
 		keep, _ := r.pairAt(ln)
 		r.resets(ln, 5, 40*time.Second)
 		r.silent()
-		require.Equal(t, 5, r.counted()[0].Group.Open)
+		require.Equal(t, 5, r.tally()[0].Group.Open)
 		require.NoError(t, keep.Close())
 	})
 	t.Run("declared", func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestResetsThatAreNoWarning(t *testing.T) {
 			tcptest.WaitState(t, c, tcptest.Closed)
 			require.NoError(t, c.Close())
 		}
-		require.Empty(t, r.counted())
+		require.Empty(t, r.tally())
 	})
 	t.Run("clients", func(t *testing.T) {
 		r := newRig(t)
@@ -186,7 +186,7 @@ func TestResetsThatAreNoWarning(t *testing.T) {
 			require.NoError(t, s.Close())
 		}
 		r.silent()
-		require.NotEmpty(t, r.counted())
+		require.NotEmpty(t, r.tally())
 		require.NoError(t, keep.Close())
 	})
 }
@@ -211,7 +211,7 @@ func TestAPeerThatDiesTakesAllItsConnectionsAlong(t *testing.T) {
 	for _, c := range conns {
 		require.NoError(t, c.Close())
 	}
-	fs := r.counted()
+	fs := r.tally()
 	require.Len(t, fs, 1)
 	require.Equal(t, "peer_crashed", fs[0].Cause)
 	require.Equal(t, 8, fs[0].Group.Open)
@@ -247,7 +247,7 @@ func TestAReuseAfterTheServerClosedIsCounted(t *testing.T) {
 	r.reuses(10 * time.Second)
 	r.reuses(10 * time.Second)
 	var warned []tcpstate.Finding
-	for _, f := range r.counted() {
+	for _, f := range r.tally() {
 		if f.Severity == tcpstate.Warning {
 			warned = append(warned, f)
 		}
@@ -308,7 +308,7 @@ func TestAnAbortThatLosesNothingIsNotCounted(t *testing.T) {
 		require.NoError(t, c.Close())
 		require.NoError(t, s.Close())
 	}
-	require.Empty(t, r.counted())
+	require.Empty(t, r.tally())
 }
 
 func TestAConnectionResetBeforeAcceptIsCounted(t *testing.T) {
@@ -331,7 +331,7 @@ func TestAConnectionResetBeforeAcceptIsCounted(t *testing.T) {
 		require.Error(t, err)
 		require.NoError(t, w.Close())
 	}
-	fs := r.counted()
+	fs := r.tally()
 	require.Len(t, fs, 1)
 	require.Equal(t, tcpstate.KindResetBeforeAccept, fs[0].Kind)
 	require.Equal(t, 3, fs[0].Group.Open)

@@ -3,7 +3,6 @@ package tcpstate
 import (
 	"cmp"
 	"iter"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -236,63 +235,4 @@ func (t *Tracker) FindingCounts() []FindingCount {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Frame.File, b.Frame.File), a.Frame.Line-b.Frame.Line)
 	})
 	return all
-}
-
-// Facility is something of the kernel that findings rest on.
-type Facility struct {
-	Name   string // "epoll", "tcp_info"
-	OK     bool
-	Detail string // what is missing and what follows from it
-	Kinds  []Kind // the kinds that are affected
-}
-
-// Facilities says what this machine gives the tracker, and what it does without.
-func (t *Tracker) Facilities() []Facility {
-	t.init()
-	j := &t.judge
-	j.mu.Lock()
-	defer j.mu.Unlock()
-
-	events := Facility{Name: "epoll", OK: true, Detail: "peer closes are noticed by event"}
-	switch p := j.pollerErr.Load(); {
-	case runtime.GOOS != "linux":
-		events.OK, events.Detail = false, "there is no event source on "+runtime.GOOS+": connections are tracked, peer closes are not seen"
-	case p != nil:
-		events.OK, events.Detail = false, "epoll: "+(*p).Error()+"; peer closes are noticed by the sweep"
-	case j.unarmed > 0:
-		events.OK = false
-		events.Detail = "the allowance of epoll watches is used up (fs.epoll.max_user_watches, of which a quarter is taken): " +
-			"peer closes of some connections are noticed by the sweep"
-	}
-	info := Facility{Name: "tcp_info", OK: true, Detail: "states, ages and queues come from the kernel"}
-	switch {
-	case runtime.GOOS != "linux":
-		info.OK, info.Detail = false, "TCP_INFO is not read on "+runtime.GOOS+": states, ages and queues are not known"
-	case j.infoErr != nil:
-		info.OK, info.Detail = false, "TCP_INFO: "+j.infoErr.Error()+"; states, ages and queues are not known"
-	}
-	limit := Facility{Name: "max_user_watches", OK: true, Detail: "at most a quarter of the user's epoll watches is taken"}
-	if j.limitErr != nil {
-		limit.OK, limit.Detail = runtime.GOOS != "linux", "the limit of epoll watches could not be read: "+j.limitErr.Error()
-	}
-	clock := Facility{Name: "clock", OK: true, Detail: "time is the machine's"}
-	if t.count.unwatched.Load() > 0 {
-		clock.OK, clock.Detail = false, "used in a bubble of testing/synctest: connections made there are counted, not watched"
-	}
-	all := append([]Facility{events, info, limit, clock, j.process.facility(), j.paths.facility()}, j.closing.facilities(t)...)
-	for i := range all[:2] {
-		if !all[i].OK {
-			for _, k := range kinds {
-<<<<<<< HEAD
-				if k.Kind != KindLeakCollected && !dialsWithout(all[i].Name, k.Kind) && !listensWithout(all[i].Name, k.Kind) {
-=======
-				if k.Kind != KindLeakCollected && k.Kind != KindFDsPressure {
->>>>>>> tunnel
-					all[i].Kinds = append(all[i].Kinds, k.Kind)
-				}
-			}
-		}
-	}
-	all = append(all, j.dialing.facilities(t)...)
-	return append(all, j.listening.syn.facility())
 }

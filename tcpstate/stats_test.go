@@ -92,15 +92,12 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 		{"tcp_info", func(s *seam) { s.info = func(uintptr, []byte) (int, error) { return 0, lost } }, true},
 		{"max_user_watches", func(s *seam) { s.maxWatches = func() (int, error) { return 0, lost } }, false},
 		{"epoll", func(s *seam) { s.maxWatches = func() (int, error) { return 0, nil } }, true},
-<<<<<<< HEAD
 		{"dial watch", func(s *seam) { s.dialHooks = lost }, true},
 		{"httptrace", func(s *seam) { s.dialTrace = lost }, true},
 		{"ports", func(s *seam) { s.portFacts = func() (portFacts, error) { return portFacts{}, lost } }, true},
 		{"sock_diag", func(s *seam) { s.diag = func() (diagnoser, error) { return nil, lost } }, true},
 		{"sockstat", func(s *seam) { s.orphans = func() (int, error) { return 0, lost } }, true},
-=======
 		{"open_files", func(s *seam) { s.openFiles = func() (int, int) { return 1024, 0 } }, true},
->>>>>>> tunnel
 	} {
 		t.Run(tt.facility, func(t *testing.T) {
 			tr := new(Tracker)
@@ -120,14 +117,10 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 				require.Equal(t, !f.OK && tt.kinds, len(f.Kinds) > 0, f)
 				require.NotContains(t, f.Kinds, KindLeakCollected, "that one rests on nothing")
 			}
-<<<<<<< HEAD
 			require.Equal(t, []string{
 				"epoll", "tcp_info", "max_user_watches", "clock", "open_files", "interface_addrs", "sock_diag", "sockstat",
 				"dial watch", "httptrace", "ports", "syn_recv",
 			}, names)
-=======
-			require.Equal(t, []string{"epoll", "tcp_info", "max_user_watches", "clock", "open_files", "interface_addrs"}, names)
->>>>>>> tunnel
 		})
 	}
 }
