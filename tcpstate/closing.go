@@ -236,6 +236,8 @@ func (c *closingChore) lookUp(t *Tracker, now int64) {
 	left := ask(&q, due, func(l *lingerer) *entry { return l.e }, func(l *lingerer, r *sockdiag.Result) {
 		if l.seen(t, r, now) {
 			later = append(later, l)
+		} else if halfOpen(r) {
+			c.halves.consider(departed{e: l.e, at: l.closedAt, first: true})
 		}
 	})
 	c.open = append(left, later...) // those that were not reached come first next time

@@ -121,7 +121,9 @@ func (t *Tracker) register(e, seen *entry) bool {
 	e.series.opened.Add(1)
 	e.listener.opened()
 	e.series.states[Established].Add(1)
-	t.judge.dialing.opened(e)
+	if t.judge.dialing.opened(e) {
+		t.pins++
+	}
 	t.kickLocked(youngDelay)
 	return true
 }

@@ -65,6 +65,13 @@ func newSeam(clock *testclock.Clock) *seam {
 	if clock != nil {
 		s.now = clock.Now
 		s.near = func(net.IP) bool { return false } // what tests have is loopback
+		s.portFacts = func() (portFacts, error) {
+			p, err := readPortFacts()
+			if lo, hi := clock.Ports(); hi > 0 {
+				p.lo, p.hi = lo, hi
+			}
+			return p, err
+		}
 		s.info = func(fd uintptr, buf []byte) (int, error) {
 			n, err := tcpinfo.Get(fd, buf)
 			if rate := clock.Rate(); rate > 0 && err == nil {

@@ -223,15 +223,33 @@ func (s *dialSecond) stormy(was bool) bool {
 }
 
 // opened counts a connection that begins.
-func (c *dialingChore) opened(e *entry) {
+//
+// It may call for a count of the ports that are taken. It reports whether the
+// loop has to be pinned for that. The caller holds Tracker.mu.
+func (c *dialingChore) opened(e *entry) (pin bool) {
 	if e.dest == noTarget {
-		return
+		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if tg := c.targets.at(e.dest); tg != nil {
-		tg.live++
+	tg := c.targets.at(e.dest)
+	if tg == nil {
+		return false
 	}
+	tg.live++
+	return c.ports.wants(tg.live) && c.heatLocked(tg, e, e.tokens, e.t.now())
+}
+
+// heatLocked has tg judged if its connections take many ports. It reports
+// whether the loop has to be pinned for that. The caller holds mu.
+func (c *dialingChore) heatLocked(tg *target, e *entry, tokens *token, now int64) (pin bool) {
+	if tg.index == sharedTarget || tg.hot || !c.ports.wants(tg.taken(now)) {
+		return false
+	}
+	tg.hot = true
+	tg.origin = Origin{Role: e.role, Name: e.name}
+	tg.site, tg.tokens = e.site, tokens
+	return c.callLocked(now)
 }
 
 // closed counts a connection that has ended. It may call for a count of the
@@ -258,15 +276,9 @@ func (c *dialingChore) closed(t *Tracker, e *entry) {
 	if first {
 		tg.churned(now)
 	}
-	call := first && tg.index != sharedTarget && !tg.hot && c.ports.wants(tg.taken(now))
-	if call {
-		tg.hot = true
-		tg.origin = Origin{Role: e.role, Name: e.name}
-		tg.site, tg.tokens = e.site, tokens
-	}
-	call = call && c.callLocked(now)
+	pin := first && c.heatLocked(tg, e, tokens, now)
 	c.mu.Unlock()
-	if call {
+	if pin {
 		t.pin(+1)
 	}
 }

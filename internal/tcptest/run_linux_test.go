@@ -58,6 +58,7 @@ type run struct {
 	drips     map[string]*dripConn
 	hosts     map[string]*host
 	heads     map[net.Conn]int // bytes of a request head that were sent
+	ports     [2]uint16        // that dials may use; zeros: any
 
 	tlsServer, tlsClient *tls.Config
 

@@ -38,6 +38,7 @@ func connVerbs() map[string]*verb {
 		"forget":     {"C: drops the result of a dial in the background: nobody closes it, something refers to it", 1, 1, "", "", (*run).forget},
 		"dead":       {"L: an address that loses every SYN", 1, 1, "", "", (*run).dead},
 		"refused":    {"L: an address where nobody listens", 1, 1, "", "", (*run).refused},
+		"ports":      {"N: dials may use only N local ports from now on, and the tracker takes them for all there are", 1, 1, "", "", (*run).limitPorts},
 		"close":      {"X: closes a connection or listener, and waits until its peer in this script knows; quick: does not wait", 1, 1, "quick", "", (*run).closeIt},
 		"closewrite": {"C: sends a FIN, and waits until the peer knows; quick: does not wait", 1, 1, "quick", "", (*run).closeWrite},
 		"closeread":  {"C", 1, 1, "", "", (*run).closeRead},
@@ -106,6 +107,9 @@ func (r *run) dialerFor(st *statement) (*dialer.Dialer, error) {
 	}
 	nd := &net.Dialer{Timeout: patience}
 	nd.SetMultipathTCP(false)
+	if r.ports[1] > 0 {
+		nd.Control = tcptest.PortRangeControl(r.ports[0], r.ports[1])
+	}
 	return &dialer.Dialer{NetDialer: nd, Tracker: r.tr, Name: name, Expect: x, NoWrap: nowrap}, nil
 }
 
@@ -347,6 +351,17 @@ func (r *run) dialLater(name, target string, dial func(context.Context) (net.Con
 	return nil
 }
 
+func (r *run) limitPorts(st *statement) error {
+	n, err := r.number(st.args[0])
+	if err != nil {
+		return err
+	}
+	lo := 33000 + r.rng.IntN(25000) // the kernel accepts a part of the range of the machine (ip(7))
+	r.ports = [2]uint16{uint16(lo), uint16(lo + n - 1)}
+	r.clk.LimitPorts(lo, lo+n-1)
+	return nil
+}
+
 func (r *run) dial(st *statement) error {
 	name, target := st.args[0], r.targets[st.args[1]]
 	d, err := r.dialerFor(st)
@@ -379,7 +394,7 @@ func (r *run) dial(st *statement) error {
 	if err != nil {
 		var ne net.Error
 		timeout := st.opts["timeout"] != "" && errors.As(err, &ne) && ne.Timeout()
-		noPort := st.opts["ports"] != "" && errors.Is(err, unix.EADDRNOTAVAIL)
+		noPort := (st.opts["ports"] != "" || r.ports[1] > 0) && errors.Is(err, unix.EADDRNOTAVAIL)
 		if timeout || noPort || errors.Is(err, unix.ECONNREFUSED) {
 			return nil // that is the scenario
 		}

@@ -19,6 +19,7 @@ type Clock struct {
 	seen  uint64 // passes made
 	rate  int    // how much faster than real time Advance goes; 0: it jumps
 	moves []move // that Advance has made since Pace, oldest first
+	ports [2]int // see LimitPorts
 }
 
 // move is one step of Advance.
@@ -80,6 +81,21 @@ func (c *Clock) Pace(rate int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.rate = rate
+}
+
+// LimitPorts makes the tracker believe that the machine has only the local
+// ports from lo to hi, which are in fact what the test's dials may use.
+func (c *Clock) LimitPorts(lo, hi int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ports = [2]int{lo, hi}
+}
+
+// Ports returns what LimitPorts has set, or zeros.
+func (c *Clock) Ports() (lo, hi int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ports[0], c.ports[1]
 }
 
 // Rate returns what Pace has set, or 0.
