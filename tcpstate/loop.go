@@ -69,14 +69,14 @@ func (t *Tracker) wakeLocked() {
 // runs in a bubble of testing/synctest: there connections are counted, not
 // watched.
 func (t *Tracker) startLocked() {
-	if t.closed || t.live == 0 && t.pins == 0 && len(t.ends)+len(t.closes)+len(t.dials) == 0 {
+	if t.closed || t.live == 0 && t.pins == 0 && len(t.ends)+len(t.closes)+len(t.resets)+len(t.dials) == 0 {
 		return
 	}
 	if t.seam.clock == nil && t.seam.fakeTime() {
 		for _, e := range t.ends {
 			e.series.states[Established].Add(-1) // nobody has looked at it
 		}
-		t.ends, t.closes, t.dials = nil, nil, nil
+		t.ends, t.closes, t.resets, t.dials = nil, nil, nil, nil
 		t.count.unwatched.Add(1)
 		return
 	}
@@ -205,8 +205,8 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 	t.mu.Lock()
 	t.sleep, t.again = 0, false
 	urgent := t.urgent
-	j.closing.take(t, now)
 	t.mu.Unlock()
+	j.closing.take(t, now)
 	a.configure(t.cfg.Load().sweep(), now)
 	if a.young != 0 && now >= a.young || urgent {
 		t.meet(now)
@@ -239,7 +239,7 @@ func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := &t.judge.agenda
-	pending := len(t.young)+len(t.ends)+len(t.closes)+len(t.dials) > 0
+	pending := len(t.young)+len(t.ends)+len(t.closes)+len(t.resets)+len(t.dials) > 0
 	delay := youngDelay
 	if t.live > 0 || t.pins > 0 {
 		a.linger = 0

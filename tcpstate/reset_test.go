@@ -113,7 +113,9 @@ func TestRecordsOfResetsAreBounded(t *testing.T) {
 			e.flags.Store(flagWrapped)
 			e.sus = nil
 			e.end = &ending{at: d.clk.Now(), sample: sample{ok: true, state: Closed, bytesReceived: 5}}
-			tab.note(d.tr, e, now)
+			r, ok := e.reset(nil)
+			require.True(t, ok)
+			tab.add(d.tr, r, now)
 		})
 	}
 	for n := range maxResets + 100 {
