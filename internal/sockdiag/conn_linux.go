@@ -39,6 +39,7 @@ type conn struct {
 	send     []byte
 	recv     []byte
 	answered [batch]bool
+	moved    [batch]bool // answered with a socket that was leaving the table
 	yielded  Socket
 }
 
@@ -110,6 +111,18 @@ func (c *conn) lookup(dst []Result, info []byte, tuples []Tuple, withInfo bool) 
 		if !c.ask(part, &a) {
 			break
 		}
+		// A range over an array is one over its copy.
+		for i, moved := range c.moved {
+			if !moved {
+				continue
+			}
+			if !c.ask(part[i:i+1], &a) {
+				return dst, a.info, a.err
+			}
+			if c.moved[0] {
+				a.failed(errMoved)
+			}
+		}
 	}
 	return dst, a.info, a.err
 }
@@ -133,6 +146,7 @@ func (c *conn) ask(results []Result, a *asking) bool {
 	first := c.seq + 1
 	c.seq += uint32(len(results))
 	c.send = c.send[:0]
+	c.moved = [batch]bool{}
 	open := 0
 	for i := range results {
 		t, err := c.plain(results[i].Tuple)
@@ -180,7 +194,7 @@ func (c *conn) ask(results []Result, a *asking) bool {
 				c.count.Stray++
 			case c.answered[i]:
 				c.count.Duplicate++
-			case c.answer(&results[i], h, body, a):
+			case c.answer(&results[i], &c.moved[i], h, body, a):
 				c.answered[i] = true
 				open--
 			}
@@ -195,12 +209,13 @@ func (c *conn) ask(results []Result, a *asking) bool {
 
 var (
 	errLost       = errors.New("sock_diag: the kernel has not answered")
+	errMoved      = errors.New("sock_diag: the socket was leaving the table")
 	errTuple      = errors.New("sock_diag: not a pair of addresses of one family")
 	errUnreadable = errors.New("sock_diag: datagram that cannot be read")
 )
 
 // answer fills r. It returns false when the message says nothing.
-func (c *conn) answer(r *Result, h header, body []byte, a *asking) bool {
+func (c *conn) answer(r *Result, moved *bool, h header, body []byte, a *asking) bool {
 	switch h.kind {
 	case unix.NLMSG_ERROR:
 		errno, ok := errorOf(h, body)
@@ -226,7 +241,16 @@ func (c *conn) answer(r *Result, h header, body []byte, a *asking) bool {
 			return false
 		}
 		switch {
-		case s.is(r.Tuple):
+		case s.State == tcpListen && r.Tuple.Remote.IsValid():
+			// Without a connection the kernel finds who would accept it.
+			c.count.Gone++
+			r.Status = Gone
+		case s.State == tcpClose || !s.is(r.Tuple):
+			// Between being found and being described it has lost its state or
+			// its port (net/ipv4/tcp.c, tcp_set_state).
+			c.count.Moved++
+			*moved = true
+		default:
 			c.count.Found++
 			if s.Info != nil {
 				n := len(a.info)
@@ -234,13 +258,6 @@ func (c *conn) answer(r *Result, h header, body []byte, a *asking) bool {
 				s.Info = a.info[n:len(a.info):len(a.info)]
 			}
 			r.Socket, r.Status = s, Found
-		case s.State == listen && r.Tuple.Remote.IsValid():
-			// Without a connection the kernel finds who would accept it.
-			c.count.Gone++
-			r.Status = Gone
-		default:
-			c.count.Stray++
-			return false
 		}
 		return true
 	}
@@ -248,13 +265,17 @@ func (c *conn) answer(r *Result, h header, body []byte, a *asking) bool {
 	return false
 }
 
-const listen = 10 // TCP_LISTEN
+// From include/net/tcp_states.h.
+const (
+	tcpClose  = 7
+	tcpListen = 10
+)
 
 // is reports whether s is the socket that was asked for. A listener may be
 // bound to any address.
 func (s *Socket) is(t Tuple) bool {
 	if !t.Remote.IsValid() {
-		return s.State == listen && s.Local.Port() == t.Local.Port()
+		return s.State == tcpListen && s.Local.Port() == t.Local.Port()
 	}
 	return s.Local == bare(t.Local) && s.Remote == bare(t.Remote)
 }
@@ -391,6 +412,9 @@ func (c *conn) walk(q Query, mask uint32, yield func(*Socket) bool) (d Dumped, e
 					continue
 				}
 				useful = true
+				if mask>>s.State&1 == 0 || s.Local.Port() == 0 {
+					continue // it has changed since it was found
+				}
 				if d.Sockets == q.Max {
 					return d, nil
 				}

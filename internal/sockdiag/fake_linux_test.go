@@ -278,8 +278,6 @@ func TestLookupWhenSequenceNumbersWrap(t *testing.T) {
 func TestLookupOfWhatIsNoAnswer(t *testing.T) {
 	ts := tuples(2)
 	first := socketOf(ts[0])
-	other := first
-	other.Remote = netip.AddrPortFrom(other.Remote.Addr(), 444)
 	for name, tt := range map[string]struct {
 		in   func(seq uint32) []datagram
 		want Stats
@@ -312,7 +310,6 @@ func TestLookupOfWhatIsNoAnswer(t *testing.T) {
 		"to another question": {func(seq uint32) []datagram {
 			return []datagram{{b: found(seq-1, first)}, {b: failure(seq+2, unix.ENOENT)}}
 		}, Stats{Stray: 2}},
-		"another socket":     {func(seq uint32) []datagram { return one(found(seq, other)) }, Stats{Stray: 1}},
 		"an acknowledgement": {func(seq uint32) []datagram { return one(failure(seq, 0)) }, Stats{Stray: 1}},
 		"the end of a dump":  {func(seq uint32) []datagram { return one(done(seq, 0)) }, Stats{Stray: 1}},
 		"an unknown kind":    {func(seq uint32) []datagram { return one(message(99, 0, seq, body(first))) }, Stats{Stray: 1}},
@@ -372,9 +369,66 @@ func TestLookupDoesNotListenForEver(t *testing.T) {
 	require.Equal(t, uint64(noise+1), c.Stats().Foreign)
 }
 
+// The kernel may find a socket and describe it after it has lost its port or its
+// state. Then it is gone, or a time-wait entry has taken its place.
+func TestASocketThatIsLeavingTheTable(t *testing.T) {
+	ts := tuples(3)
+	noPort, closed, other := socketOf(ts[0]), socketOf(ts[2]), socketOf(ts[2])
+	noPort.Local = netip.AddrPortFrom(noPort.Local.Addr(), 0)
+	closed.State = tcptest.Closed
+	other.Remote = netip.AddrPortFrom(other.Remote.Addr(), 444)
+	for name, tt := range map[string]struct {
+		then func(seq uint32) []byte
+		want Result
+		st   Stats
+	}{
+		"an entry":   {func(seq uint32) []byte { return found(seq, socketOf(ts[2])) }, Result{Status: Found, Socket: socketOf(ts[2])}, Stats{Found: 2, Gone: 1, Moved: 2}},
+		"gone":       {func(seq uint32) []byte { return failure(seq, unix.ENOENT) }, Result{Status: Gone}, Stats{Found: 1, Gone: 2, Moved: 2}},
+		"once more":  {func(seq uint32) []byte { return found(seq, closed) }, Result{}, Stats{Found: 1, Gone: 1, Moved: 3}},
+		"who knows":  {func(seq uint32) []byte { return found(seq, other) }, Result{}, Stats{Found: 1, Gone: 1, Moved: 3}},
+		"no answer":  {func(seq uint32) []byte { return message(unix.NLMSG_NOOP, 0, seq, nil) }, Result{}, Stats{Found: 1, Gone: 1, Moved: 2, Lost: 1}},
+		"unreadable": {func(seq uint32) []byte { return []byte{1} }, Result{}, Stats{Found: 1, Gone: 1, Moved: 2, Lost: 1, Malformed: 1}},
+	} {
+		asked := 0
+		c, k := talk(t, func(q []header) []datagram {
+			asked++
+			switch asked {
+			case 1:
+				return []datagram{{b: found(q[0].seq, noPort)}, {b: found(q[1].seq, socketOf(ts[1]))}, {b: found(q[2].seq, closed)}}
+			case 2:
+				return one(failure(q[0].seq, unix.ENOENT))
+			}
+			return one(tt.then(q[0].seq))
+		})
+		res, err := c.Lookup(nil, ts)
+		tt.want.Tuple = ts[2]
+		require.Equal(t, []Result{{Tuple: ts[0], Status: Gone}, {Tuple: ts[1], Status: Found, Socket: socketOf(ts[1])}, tt.want}, res, name)
+		require.Equal(t, tt.want.Status == Unknown, err != nil, name)
+		tt.st.Asked = 5
+		require.Equal(t, tt.st, c.Stats(), name)
+		require.Len(t, k.sent, 3, name)
+	}
+}
+
+func TestDumpSkipsWhatHasChanged(t *testing.T) {
+	ts := tuples(3)
+	noPort, other := socketOf(ts[0]), socketOf(ts[1])
+	noPort.Local = netip.AddrPortFrom(noPort.Local.Addr(), 0)
+	other.State = tcptest.Closed
+	c, _ := talk(t, func(q []header) []datagram {
+		b := append(found(q[0].seq, noPort), found(q[0].seq, other)...)
+		return []datagram{{b: append(b, found(q[0].seq, socketOf(ts[2]))...)}, {b: done(q[0].seq, 0)}}
+	})
+	var got []Socket
+	d, err := c.Dump(Query{States: 1 << tcptest.FinWait1}, func(s *Socket) bool { got = append(got, *s); return true })
+	require.NoError(t, err)
+	require.True(t, d.Complete)
+	require.Equal(t, []Socket{socketOf(ts[2])}, got)
+}
+
 func TestAListenerIsNotTheConnection(t *testing.T) {
 	ts := tuples(1)
-	listener := Socket{Local: ts[0].Local, Remote: netip.MustParseAddrPort("0.0.0.0:0"), State: listen}
+	listener := Socket{Local: ts[0].Local, Remote: netip.MustParseAddrPort("0.0.0.0:0"), State: tcpListen}
 	c, _ := talk(t, each(func(_ int, seq uint32) []byte { return found(seq, listener) }))
 	res, err := c.Lookup(nil, ts)
 	require.NoError(t, err)

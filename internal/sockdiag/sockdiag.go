@@ -65,11 +65,11 @@ type Socket struct {
 type Timer uint8
 
 const (
-	NoTimer       Timer = iota
-	Retransmit          // of data, a SYN, a SYN-ACK or a FIN
-	Keepalive           // or the end of a closed socket in FIN-WAIT-2
-	TimeWaitTimer       // the entry ends
-	ZeroWindow          // a window probe
+	NoTimer       Timer = iota // nothing
+	Retransmit                 // of data, a SYN, a SYN-ACK or a FIN
+	Keepalive                  // or the end of a closed socket in FIN-WAIT-2
+	TimeWaitTimer              // the entry ends
+	ZeroWindow                 // a window probe
 )
 
 // Shutdown is a set of directions that have ended (INET_DIAG_SHUTDOWN).
@@ -111,7 +111,8 @@ type Query struct {
 	Family Family
 
 	// States is a mask of states to return, bit 1<<n for number n, where 3
-	// includes half-open connections. 0 is all.
+	// includes half-open connections. 0 is all; from Linux 6.8 on these include
+	// sockets that are only bound, in CLOSE (7).
 	States uint32
 
 	LocalPort, RemotePort uint16 // 0 is any
@@ -138,9 +139,9 @@ type Query struct {
 type Family uint8
 
 const (
-	Both Family = iota
-	IPv4
-	IPv6
+	Both Family = iota // IPv4 and IPv6
+	IPv4               // only
+	IPv6               // only, with the IPv6 sockets of IPv4 peers
 )
 
 // Dumped is how a dump went.
@@ -157,7 +158,8 @@ type Dumped struct {
 
 // Stats counts what a Conn has seen since Open.
 type Stats struct {
-	Asked, Found, Gone uint64 // tuples
+	Asked, Found, Gone uint64 // questions for a tuple, and answers
+	Moved              uint64 // answers about a socket that was leaving the table: asked once more
 	Dumps, Dumped      uint64 // dumps, and sockets that they returned
 
 	Refused   uint64 // questions that the kernel answered with an error other than ENOENT
