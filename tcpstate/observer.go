@@ -29,12 +29,12 @@ type Observer struct {
 	// Closed is told of every connection that has ended.
 	Closed func(ClosedInfo)
 
-	// Opened is told of the first finding of a group, unless it is only counted
-	// (severity Count): one kind at one line of
+	// Opened is told of the first finding of a group: one kind at one line of
 	// code, of connections with one name. Those that join it later show in the
 	// counts of Reminded and Cleared, and one by one in Tracker.Findings. A
 	// group that opens again shortly after it was reported waits its turn as
-	// for a reminder.
+	// for a reminder. Of what is only counted nobody is told, see
+	// Tracker.Counted.
 	Opened func(Finding)
 
 	// Changed is told when a finding becomes another kind and opens a group by
