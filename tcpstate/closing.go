@@ -92,6 +92,19 @@ func (t *Tracker) departLocked(d departed) {
 	}
 }
 
+// resetLocked hands r to the loop. The caller holds mu.
+func (t *Tracker) resetLocked(r reset) {
+	n := len(t.resets)
+	if n >= maxClosing {
+		t.count.unfollowed.Add(1)
+		return
+	}
+	t.resets = append(t.resets, r)
+	if (n+1)%wakeClosing == 0 {
+		t.kickLocked(0)
+	}
+}
+
 // closingChore follows the sockets of closed connections. Owned by the loop.
 type closingChore struct {
 	at      int64      // of the next run; 0: none
@@ -100,6 +113,9 @@ type closingChore struct {
 	halves  halfOpenPolls
 	resets  resetTable
 	pinned  bool
+
+	spareCloses []departed // for Tracker.closes
+	spareResets []reset    // for Tracker.resets
 
 	diag     diagnoser // nil while there is nothing to ask
 	diagErr  error     // why sockets cannot be looked up
@@ -126,15 +142,29 @@ func (c *closingChore) wake(at int64) {
 	}
 }
 
-// take takes over what was closed since the last pass. The caller holds the mu
-// of t, too.
+// take takes over what was closed since the last pass.
 func (c *closingChore) take(t *Tracker, now int64) {
-	for _, d := range t.closes {
+	t.mu.Lock()
+	closes, resets, idle := t.closes, t.resets, t.live == 0
+	t.closes, t.resets = c.spareCloses, c.spareResets
+	t.mu.Unlock()
+	for _, d := range closes {
 		c.add(t, d)
 	}
-	clear(t.closes)
-	t.closes = t.closes[:0]
-	c.arrange(t.live == 0, now)
+	for _, r := range resets {
+		c.resets.add(t, r, now)
+	}
+	c.spareCloses, c.spareResets = emptied(closes), emptied(resets)
+	c.arrange(idle, now)
+}
+
+// emptied returns s for another time, or nil if it has become large.
+func emptied[T any](s []T) []T {
+	if cap(s) > 2*wakeClosing {
+		return nil
+	}
+	clear(s)
+	return s[:0]
 }
 
 func (c *closingChore) add(t *Tracker, d departed) {
@@ -386,7 +416,7 @@ func (c *closingChore) rest(t *Tracker, now int64) {
 	c.halves.forget(t, now)
 	c.resets.judge(t, now)
 	c.hangUp()
-	c.waiting, c.tuples, c.results, c.lookedAt, c.at = nil, nil, nil, 0, 0
+	c.waiting, c.spareCloses, c.spareResets, c.tuples, c.results, c.lookedAt, c.at = nil, nil, nil, nil, nil, 0, 0
 }
 
 func (c *closingChore) hangUp() {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -267,4 +268,45 @@ func TestLookupsAreTriedAgain(t *testing.T) {
 	require.Equal(t, 1, r.tr.Stats().Closing)
 	require.True(t, facility(t, r.tr, "sock_diag").OK)
 	require.NoError(t, keep.Close())
+}
+
+// Go's listeners make sockets for MPTCP, and their connections with plain
+// clients are TCP.
+func TestSocketsOfEveryMakeAreFollowed(t *testing.T) {
+	for name, listen := range map[string]func(t *testing.T) net.Listener{
+		"IPv6": func(t *testing.T) net.Listener { return tcptest.Listen(t, tcptest.IPv6()) },
+		"the default of Go": func(t *testing.T) net.Listener {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			return ln
+		},
+		"IPv4 in a socket of IPv6": func(t *testing.T) net.Listener {
+			ln, err := net.Listen("tcp", ":0")
+			require.NoError(t, err)
+			return ln
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			ln := listen(t)
+			t.Cleanup(func() { ln.Close() })
+			address := ln.Addr().String()
+			if strings.HasPrefix(address, "[::]") {
+				address = strings.Replace(address, "[::]", "127.0.0.1", 1)
+			}
+			var d net.Dialer
+			d.SetMultipathTCP(false)
+			c, err := d.DialContext(t.Context(), "tcp", address)
+			require.NoError(t, err)
+			t.Cleanup(func() { tcptest.Reset(t, c.(*net.TCPConn)) })
+			s, err := ln.Accept()
+			require.NoError(t, err)
+			w := r.tr.Track(s.(*net.TCPConn), tcpstate.Origin{Role: tcpstate.Server, Name: "api"})
+			tcptest.Deafen(t, c.(*net.TCPConn))
+			require.NoError(t, w.Close())
+			l := r.lingering(1)
+			require.Equal(t, w.Watch().ID(), l.ID)
+			require.Equal(t, tcpstate.FinWait1, l.State)
+		})
+	}
 }

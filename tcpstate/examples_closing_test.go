@@ -40,8 +40,7 @@ func warns(f *Finding) { f.Severity = Warning }
 // resets makes the finding one about resets, of which l is the latest.
 func resets(k Kind, l reset) func(*Finding) {
 	return func(f *Finding) {
-		l.at, l.id = int64(30*time.Second), f.Subject.ID
-		l.local, l.remote = tcpAddrOf(f.Subject.Local), tcpAddrOf(f.Subject.Remote)
+		l.at, l.e = int64(30*time.Second), &entry{id: f.Subject.ID, local: tcpAddrOf(f.Subject.Local), remote: tcpAddrOf(f.Subject.Remote)}
 		r := resetRecord{key: resetKey{kind: k, role: f.Subject.Role}, total: 41, latest: l}
 		for i := range 4 {
 			r.idle[i] = time.Minute + time.Duration(i)*100*time.Millisecond

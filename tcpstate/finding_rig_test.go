@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -23,8 +22,7 @@ type told struct {
 	tcpstate.Finding
 }
 
-// recorder keeps what an observer is told of findings, but for those that are
-// only counted.
+// recorder keeps what an observer is told of findings.
 type recorder struct {
 	mu     sync.Mutex
 	events []told
@@ -33,9 +31,6 @@ type recorder struct {
 func (r *recorder) observer() *tcpstate.Observer {
 	note := func(what string) func(tcpstate.Finding) {
 		return func(f tcpstate.Finding) {
-			if f.Severity == tcpstate.Count {
-				return
-			}
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.events = append(r.events, told{what, f})
@@ -123,15 +118,10 @@ func (r *rig) closes(peer, here *net.TCPConn) {
 	tcptest.WaitState(r, here, tcptest.CloseWait)
 }
 
-// findings returns what is open and more than counted.
-func (r *rig) findings() []tcpstate.Finding {
-	return slices.DeleteFunc(r.tr.Findings(), func(f tcpstate.Finding) bool { return f.Severity == tcpstate.Count })
-}
-
 // silent asks for no finding, now or before.
 func (r *rig) silent() {
 	r.Helper()
-	require.Empty(r, r.findings())
+	require.Empty(r, r.tr.Findings())
 	require.Empty(r, r.rec.all())
 }
 
@@ -147,7 +137,7 @@ func (r *rig) opens(kind tcpstate.Kind) tcpstate.Finding {
 // one returns the one finding there is.
 func (r *rig) one(kind tcpstate.Kind) tcpstate.Finding {
 	r.Helper()
-	fs := r.findings()
+	fs := r.tr.Findings()
 	require.Len(r, fs, 1)
 	require.Equal(r, kind, fs[0].Kind)
 	return fs[0]
@@ -158,7 +148,7 @@ func (r *rig) clears(c io.Closer) {
 	r.Helper()
 	require.NoError(r, c.Close())
 	r.clk.Advance(2 * time.Second)
-	require.Empty(r, r.findings())
+	require.Empty(r, r.tr.Findings())
 	events := r.rec.all()
 	tcptest.WaitUntil(r, "the end of the finding", func() bool {
 		events = r.rec.all()

@@ -210,7 +210,9 @@ func (t *Tracker) account(e *entry, now int64) {
 	e.series.record(e)
 	if !forgotten {
 		if !dropped {
-			t.judge.closing.resets.note(t, e, now)
+			if r, ok := e.reset(e.sus); ok {
+				t.judge.closing.resets.add(t, r, now)
+			}
 		}
 		t.tellClosed(e)
 	}

@@ -69,7 +69,7 @@ func (t *Tracker) wakeLocked() {
 // runs in a bubble of testing/synctest: there connections are counted, not
 // watched.
 func (t *Tracker) startLocked() {
-	if t.closed || t.live == 0 && t.pins == 0 && len(t.ends)+len(t.closes)+len(t.dials) == 0 {
+	if t.closed || t.live == 0 && t.pins == 0 && len(t.ends)+len(t.closes)+len(t.resets)+len(t.dials) == 0 {
 		return
 	}
 	if t.seam.clock == nil && t.seam.fakeTime() {
@@ -77,7 +77,7 @@ func (t *Tracker) startLocked() {
 			e.series.states[Established].Add(-1) // nobody has looked at it
 			t.judge.tunnels.drop(e)
 		}
-		t.ends, t.closes, t.dials = nil, nil, nil
+		t.ends, t.closes, t.resets, t.dials = nil, nil, nil, nil
 		t.count.unwatched.Add(1)
 		return
 	}
@@ -206,8 +206,8 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 	t.mu.Lock()
 	t.sleep, t.again = 0, false
 	urgent := t.urgent
-	j.closing.take(t, now)
 	t.mu.Unlock()
+	j.closing.take(t, now)
 	a.configure(t.cfg.Load().sweep(), now)
 	if a.young != 0 && now >= a.young || urgent {
 		t.meet(now)
@@ -240,7 +240,7 @@ func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := &t.judge.agenda
-	pending := len(t.young)+len(t.ends)+len(t.closes)+len(t.dials) > 0
+	pending := len(t.young)+len(t.ends)+len(t.closes)+len(t.resets)+len(t.dials) > 0
 	delay := youngDelay
 	if t.live > 0 || t.pins > 0 {
 		a.linger = 0

@@ -38,7 +38,8 @@ type Observer struct {
 	// code, of connections with one name. Those that join it later show in the
 	// counts of Reminded and Cleared, and one by one in Tracker.Findings. A
 	// group that opens again shortly after it was reported waits its turn as
-	// for a reminder.
+	// for a reminder. Of what is only counted nobody is told, see
+	// Tracker.Counted.
 	Opened func(Finding)
 
 	// Changed is told when a finding becomes another kind and opens a group by

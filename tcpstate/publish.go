@@ -10,10 +10,21 @@ import (
 )
 
 // Findings returns the findings that are open, oldest first. Inventory is among
-// them, what Config.Mute silences is not.
+// them; what is only counted and what Config.Mute silences is not.
 func (t *Tracker) Findings() []Finding {
+	return t.published(func(f *finding) bool { return f.severity != Count })
+}
+
+// Counted returns events that are normal in small numbers, such as single
+// resets: of each kind at one target or line the latest, with the number of the
+// last ten minutes. Observers are not told of them.
+func (t *Tracker) Counted() []Finding {
+	return t.published(func(f *finding) bool { return f.severity == Count })
+}
+
+func (t *Tracker) published(wanted func(*finding) bool) []Finding {
 	t.init()
-	all := t.collect(func(*finding) bool { return true })
+	all := t.collect(wanted)
 	proc := thisProcess()
 	for i := range all {
 		explain(&all[i], proc)

@@ -1,7 +1,6 @@
 package tcpstate
 
 import (
-	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -116,11 +115,12 @@ func (p *parting) received() (k Kind, cause string, repeats bool) {
 	return KindResetUnexplained, cause, p.role == Client
 }
 
-// finalHistory returns the history of e up to its end. The caller holds mu.
-func (e *entry) finalHistory() history {
+// finalHistory returns the history of e up to its end, given what the loop
+// remembers, if it does. The caller holds mu.
+func (e *entry) finalHistory(sus *suspicion) history {
 	var hist history
-	if e.sus != nil {
-		hist = e.sus.hist
+	if sus != nil {
+		hist = sus.hist
 	}
 	f, fl := e.final(), e.flags.Load()
 	return hist.observe(look{
@@ -131,14 +131,96 @@ func (e *entry) finalHistory() history {
 	})
 }
 
-// mayBeReset reports whether the end of e is one that parting.reset may name.
-// It is for a connection that the loop has not met; the caller is that of
-// departure.
-func (e *entry) mayBeReset() bool {
-	if e.end == nil || !e.end.sample.ok {
-		return false
+// before is the state of the connection until its end.
+func (p *parting) before() State {
+	h := p.hist
+	switch {
+	case !h.dead:
+		return p.last.state
+	case h.closeWrite && h.fin:
+		return LastAck
+	case h.closeWrite:
+		return FinWait2
+	case h.fin || p.read == readEOF:
+		return CloseWait
 	}
-	return e.end.sample.state == Closed || e.discards()
+	return Established
+}
+
+// reset is a connection that ended by RST.
+type reset struct {
+	kind    Kind
+	cause   string
+	repeats bool // worth a warning if it happens again and again
+	e       *entry
+	closer  sites.ID
+	at      int64
+	before  State
+
+	in, out        uint64
+	unread, unsent int
+	idle           time.Duration // before the last write, or else before the end; negative: not known
+	finIdle        time.Duration // until the peer's FIN; negative: not known
+	finAge         time.Duration // of the FIN at the last write; negative: not known
+}
+
+// mayBeReset is a quick no for nearly all connections that the loop has not
+// met. The caller is that of departure.
+func (e *entry) mayBeReset() bool {
+	return !e.forgotten && !e.leaked && e.end != nil && e.end.sample.ok &&
+		(e.end.sample.state == Closed || e.discards())
+}
+
+// reset returns the reset that e, which has ended, ended by, given what the loop
+// remembers, if it does. It reports false when there was none to count.
+func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
+	t := e.t
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.end == nil {
+		return r, false
+	}
+	p := parting{
+		role: e.role, hist: e.finalHistory(sus), last: e.final(), read: e.readErr,
+		discards: e.discards(), linger: e.flags.Load()&flagLingerZero != 0,
+	}
+	r.at = int64(e.end.at.Sub(t.base))
+	sampledAt := r.at
+	if sus != nil {
+		if !p.last.ok && sus.sampled {
+			p.last, sampledAt = sus.sample, sus.sampledAt
+		}
+		if sus.deadAt != 0 {
+			r.at = min(r.at, sus.deadAt)
+		}
+		p.finSeen, p.finSent = sus.finFresh, sus.finSent
+	}
+	p.young = time.Duration(r.at - int64(e.born.Sub(t.base)))
+	r.kind, r.cause, r.repeats = p.reset()
+	if x := e.expectationLocked(); r.kind == "" || x.ignores(r.kind) {
+		return r, false
+	}
+	s := &p.last
+	r.e, r.closer, r.before = e, e.end.closer, p.before()
+	r.in, r.out, r.unread, r.unsent = s.bytesReceived, s.bytesSent, int(s.recvQueue), int(s.sendQueue)
+	if p.hist.fin && r.in > 0 {
+		r.in-- // the kernel counts the FIN
+	}
+	r.idle, r.finIdle, r.finAge = -1, -1, -1
+	switch {
+	case r.kind == KindResetReuseAfterFIN:
+		if p.finSeen {
+			r.finAge = time.Duration(max(sampledAt-int64(s.dataSent)-sus.finAt, 0))
+			r.finIdle = sus.finIdle
+			r.idle = r.finIdle + r.finAge
+		}
+		r.repeats = r.finAge >= staleFIN
+	case r.cause == "after_idle":
+		r.idle = s.dataRecv - s.dataSent
+	case s.bytesReceived > 0:
+		r.idle = max(min(s.dataRecv, s.dataSent)-time.Duration(sampledAt-r.at), 0)
+	}
+	return r, true
 }
 
 // resetKey is what the resets of a record share.
@@ -168,155 +250,57 @@ type resetRecord struct {
 	warnedAt       int64
 }
 
-// reset is one of them, for the evidence.
-type reset struct {
-	at             int64
-	cause          string
-	id             uint64
-	local, remote  *net.TCPAddr
-	before         State
-	in, out        uint64
-	unread, unsent int
-	idle           time.Duration // before the last write, or else before the end; negative: not known
-	finAge         time.Duration // of the peer's FIN at the last write; negative: not known
-}
-
 // resetTable is the records of a tracker. Owned by the loop.
 type resetTable struct {
 	m   map[resetKey]*resetRecord
 	due int64 // when there is something to report; 0: nothing
 }
 
-// note looks at e, which has ended otherwise than by being collected or let go
-// of.
-func (tab *resetTable) note(t *Tracker, e *entry, now int64) {
-	e.mu.Lock()
-	p := parting{role: e.role, hist: e.finalHistory(), last: e.final(), read: e.readErr}
-	at := now
-	if e.end != nil {
-		at = int64(e.end.at.Sub(t.base))
-		p.discards = e.discards()
-		p.linger = e.flags.Load()&flagLingerZero != 0
-	}
-	ended := at
-	if sus := e.sus; sus != nil {
-		if !p.last.ok && sus.sampled {
-			p.last = sus.sample
-			ended = sus.sampledAt
-		}
-		if sus.deadAt != 0 {
-			at = min(at, sus.deadAt)
-		}
-		p.finSeen, p.finSent = sus.finFresh, sus.finSent
-	}
-	p.young = time.Duration(at - int64(e.born.Sub(t.base)))
-	k, cause, repeats := p.reset()
-	if k == "" || e.ignoresLocked(k) {
-		e.mu.Unlock()
-		return
-	}
-	key := resetKey{kind: k, role: e.role, name: e.series.name, target: e.target}
-	site, role := e.site, e.bornBy()
-	switch {
-	case k == KindResetByUsUnread || k == KindResetByUsLinger:
-		key.target = ""
-		site, role = e.closedBy()
-		key.line = site.OwnerKey(t.judge.hide)
-	case e.role == Server:
-		key.addr = plainAddr(e.local)
-	case k == KindResetUnexplained || e.target == "":
-		key.addr = plainAddr(e.remote)
-	}
-	e.mu.Unlock()
-
-	r := tab.record(key, e, site, role)
-	seen := reset{
-		at: at, cause: cause, id: e.id, local: e.local, remote: e.remote, before: p.before(),
-		in: p.last.bytesReceived, out: p.last.bytesSent, unread: int(p.last.recvQueue), unsent: int(p.last.sendQueue),
-		idle: -1, finAge: -1,
-	}
-	if p.hist.fin && seen.in > 0 {
-		seen.in-- // the kernel counts the FIN
-	}
-	// The ages of the sample are those at ended.
-	dead := time.Duration(max(ended-at, 0))
-	if k == KindResetReuseAfterFIN {
-		if p.finSeen {
-			wroteAt := ended - int64(p.last.dataSent)
-			seen.finAge = time.Duration(max(wroteAt-e.sus.finAt, 0))
-			seen.idle = e.sus.finIdle + seen.finAge
-			r.idle[r.idles%len(r.idle)] = e.sus.finIdle
-			r.idles++
-		}
-		repeats = repeats && seen.finAge >= staleFIN
-	} else if p.last.bytesReceived > 0 {
-		seen.idle = max(min(p.last.dataRecv, p.last.dataSent)-dead, 0)
-		if cause == "after_idle" {
-			seen.idle = p.last.dataRecv - p.last.dataSent
-		}
-	}
+// add counts a reset.
+func (tab *resetTable) add(t *Tracker, seen reset, now int64) {
+	r := tab.record(t, &seen)
 	if r.fresh == 0 {
-		r.first = at
+		r.first = seen.at
 	}
 	r.fresh++
 	r.total++
 	r.latest = seen
-	if repeats {
+	if seen.finIdle >= 0 {
+		r.idle[r.idles%len(r.idle)] = seen.finIdle
+		r.idles++
+	}
+	if seen.repeats {
 		copy(r.recent[:], r.recent[1:])
-		r.recent[severalResets-1] = at
+		r.recent[severalResets-1] = seen.at
 	}
 	if tab.due == 0 {
 		tab.due = now + resetDelay
 	}
 }
 
-// before is the state of the connection until its end.
-func (p *parting) before() State {
-	h := p.hist
+// record returns the record that counts seen. When there are too many, those of
+// a kind share one.
+func (tab *resetTable) record(t *Tracker, seen *reset) *resetRecord {
+	e := seen.e
+	byUs := seen.kind == KindResetByUsUnread || seen.kind == KindResetByUsLinger
+	key := resetKey{kind: seen.kind, role: e.role, name: e.series.name}
+	site, role := e.site, e.bornBy()
+	e.mu.Lock()
 	switch {
-	case !h.dead:
-		return p.last.state
-	case h.closeWrite && h.fin:
-		return LastAck
-	case h.closeWrite:
-		return FinWait2
-	case h.fin || p.read == readEOF:
-		return CloseWait
+	case byUs:
+		site, role = seen.closedBy(t.judge.hide)
+		key.line = site.OwnerKey(t.judge.hide)
+	case e.role == Server:
+		key.target, key.addr = e.target, plainAddr(e.local)
+	case e.target == "" || seen.kind == KindResetUnexplained:
+		key.target, key.addr = e.target, plainAddr(e.remote)
+	default:
+		key.target = e.target
 	}
-	return Established
-}
-
-// closedBy returns the line that closed e, or else the one that used it. The
-// caller holds mu, and judgement.mu.
-func (e *entry) closedBy() (sites.ID, string) {
-	u := e.oldestUseLocked()
-	if u == nil {
-		u = e.lastUse
-	}
-	switch hide := e.t.judge.hide; {
-	case u != nil && u.handler != 0:
-		return u.handler, "handler"
-	case e.end != nil && ownLine(e.end.closer, hide):
-		return e.end.closer, "close"
-	case u != nil && u.site != 0:
-		return u.site, "use"
-	}
-	return e.site, e.bornBy()
-}
-
-// ignoresLocked reports whether k is not to be reported of e. The caller holds
-// mu.
-func (e *entry) ignoresLocked(k Kind) bool {
-	x := e.expectationLocked()
-	return x.ignores(k)
-}
-
-// record returns the record of key. When there are too many, those of a kind
-// share one.
-func (tab *resetTable) record(key resetKey, e *entry, site sites.ID, role string) *resetRecord {
+	e.mu.Unlock()
 	r := tab.m[key]
 	if r == nil && len(tab.m) >= maxResets {
-		e.t.count.unfollowed.Add(1)
+		t.count.unfollowed.Add(1)
 		key, site = resetKey{kind: key.kind, name: otherNames, target: otherNames}, 0
 		r = tab.m[key]
 	}
@@ -331,7 +315,7 @@ func (tab *resetTable) record(key resetKey, e *entry, site sites.ID, role string
 		r.target = key.addr.String()
 	}
 	switch {
-	case key.kind == KindResetByUsUnread || key.kind == KindResetByUsLinger:
+	case byUs:
 		r.thing.kind = SubjectSite
 	case e.role == Server:
 		r.thing.kind = SubjectListener
@@ -342,6 +326,24 @@ func (tab *resetTable) record(key resetKey, e *entry, site sites.ID, role string
 	}
 	tab.m[key] = r
 	return r
+}
+
+// closedBy returns the line that closed the connection, or else the one that
+// used it. The caller holds the mu of the entry.
+func (r *reset) closedBy(hide []string) (sites.ID, string) {
+	u := r.e.oldestUseLocked()
+	if u == nil {
+		u = r.e.lastUse
+	}
+	switch {
+	case u != nil && u.handler != 0:
+		return u.handler, "handler"
+	case ownLine(r.closer, hide):
+		return r.closer, "close"
+	case u != nil && u.site != 0:
+		return u.site, "use"
+	}
+	return r.e.site, r.e.bornBy()
 }
 
 // judge reports what has come together, and forgets what lies behind.
@@ -447,7 +449,7 @@ func (r *resetRecord) evidence(pub *Finding, now int64) {
 	l := &r.latest
 	pub.State = l.before
 	if r.thing.kind != SubjectSite {
-		pub.Subject.Local, pub.Subject.Remote = addrString(l.local), addrString(l.remote)
+		pub.Subject.Local, pub.Subject.Remote = addrString(l.e.local), addrString(l.e.remote)
 	}
 	ev := &pub.Evidence
 	ev.BytesIn, ev.BytesOut, ev.RecvQueue, ev.SendQueue = l.in, l.out, l.unread, l.unsent
@@ -476,8 +478,8 @@ func (r *resetRecord) evidence(pub *Finding, now int64) {
 			ev.note("idle before", age(l.idle))
 		}
 	}
-	if r.thing.kind != SubjectSite && l.id != 0 {
-		ev.note("conn", strconv.FormatUint(l.id, 10))
+	if r.thing.kind != SubjectSite {
+		ev.note("conn", strconv.FormatUint(l.e.id, 10))
 	}
 }
 

@@ -113,7 +113,9 @@ func TestRecordsOfResetsAreBounded(t *testing.T) {
 			e.flags.Store(flagWrapped)
 			e.sus = nil
 			e.end = &ending{at: d.clk.Now(), sample: sample{ok: true, state: Closed, bytesReceived: 5}}
-			tab.note(d.tr, e, now)
+			r, ok := e.reset(nil)
+			require.True(t, ok)
+			tab.add(d.tr, r, now)
 		})
 	}
 	for n := range maxResets + 100 {
@@ -123,7 +125,8 @@ func TestRecordsOfResetsAreBounded(t *testing.T) {
 	require.Equal(t, uint64(100), d.tr.Stats().Unfollowed)
 	judge := func(now int64) { tab.judge(d.tr, now) }
 	d.pass(3*time.Second, judge)
-	require.Equal(t, maxEvents+1, len(d.tr.Findings()))
+	require.Empty(t, d.tr.Findings())
+	require.Equal(t, maxEvents+1, len(d.tr.Counted()))
 	require.Equal(t, uint64(maxResets+100), d.tr.Stats().Found)
 	d.pass(11*time.Minute, judge)
 	require.Empty(t, tab.m)

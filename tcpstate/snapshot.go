@@ -124,7 +124,7 @@ func (t *Tracker) tellClosed(e *entry) {
 	if e.sus != nil {
 		c.PeerClosed, c.Findings = t.wall(e.sus.finAt), e.sus.kinds
 	}
-	c.Reason = closeReason(e.leaked, e.finalHistory())
+	c.Reason = closeReason(e.leaked, e.finalHistory(e.sus))
 	use := e.oldestUseLocked()
 	if use == nil {
 		use = e.lastUse

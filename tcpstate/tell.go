@@ -31,10 +31,17 @@ func (t *Tracker) flush(now int64) {
 	j.news = j.news[:0]
 }
 
+// onlyCounted reports whether nobody is told of g: single events that are normal
+// in small numbers.
+func (g *group) onlyCounted() bool { return g.key.severity == Count }
+
 // report tells everybody what they do not know of g, with f as the example: by
 // which event depends on what they know. became is, when g has ended, the kind
 // that f turns to, if any.
 func (t *Tracker) report(g *group, f *finding, became Kind, now int64) {
+	if g.onlyCounted() {
+		return
+	}
 	ended := g.open == 0
 	if !ended {
 		if t.muted(g) {
@@ -83,7 +90,7 @@ func (t *Tracker) tell(s *subscriber, what eventKind, pub Finding, g *group, pro
 func (t *Tracker) replay(s *subscriber) {
 	now, proc := t.now(), thisProcess()
 	for _, g := range t.judge.groups {
-		if g.open > 0 && !t.muted(g) {
+		if g.open > 0 && !g.onlyCounted() && !t.muted(g) {
 			t.tell(s, eventOpened, t.publish(g.first, s, now), g, proc)
 		}
 	}
@@ -95,7 +102,7 @@ func (t *Tracker) tellRest(s *subscriber) {
 	now, proc := t.now(), thisProcess()
 	for _, g := range t.judge.groups {
 		k := s.told[g]
-		if g.open == 0 || !k.behind(g) || t.muted(g) {
+		if g.open == 0 || g.onlyCounted() || !k.behind(g) || t.muted(g) {
 			continue
 		}
 		what := eventReminded
@@ -190,6 +197,9 @@ func (t *Tracker) retrySoon(g *group, now int64) {
 }
 
 func (t *Tracker) anyBehind(g *group) bool {
+	if g.onlyCounted() {
+		return false
+	}
 	for _, s := range t.subscribers() {
 		if s.told[g].behind(g) {
 			return true

@@ -56,8 +56,9 @@ type Tracker struct {
 	young   []*entry   // not yet known to the loop
 	ends    []*entry   // closed, not yet known to the loop
 	closes  []departed // accounted for, their sockets not yet known to the loop
+	resets  []reset    // of connections that are accounted for, not yet known to the loop
 	dials   []dialed   // ended dials, not yet known to the loop
-	since   int64      // when the first of young, ends, closes and dials came; 0: not known
+	since   int64      // when the first of young, ends, closes, resets and dials came; 0: not known
 	running bool
 	urgent  bool // do not wait to account for ends
 	again   bool // pass once more without waiting
@@ -314,6 +315,11 @@ func (t *Tracker) isClosed() bool {
 // when the loop has not met e and nobody waits to be told: then e is accounted
 // for, and only its socket may be left to follow.
 func (t *Tracker) depart(e *entry) (unmet bool) {
+	var r reset
+	var wasReset bool
+	if e.mayBeReset() {
+		r, wasReset = e.reset(nil)
+	}
 	t.mu.Lock()
 	if s := &t.slots[e.slot]; s.e == e {
 		s.e = nil
@@ -322,8 +328,7 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 		t.live--
 	}
 	t.byFD.clear(uintptr(e.fd), e)
-	unmet = t.notYoungLocked(e) && !e.leaked && e.flags.Load()&flagPaired == 0 &&
-		t.observers.Load() == nil && !e.mayBeReset()
+	unmet = t.notYoungLocked(e) && !e.leaked && e.flags.Load()&flagPaired == 0 && t.observers.Load() == nil
 	if unmet {
 		// What the loop would do, as far as it applies.
 		e.series.states[Established].Add(-1)
@@ -343,6 +348,8 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 	case unmet:
 		if d, ok := e.departure(); ok {
 			t.departLocked(d)
+		} else if wasReset {
+			t.resetLocked(r)
 		}
 		if t.live == 0 {
 			t.kickLocked(lastDelay)
