@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
@@ -96,7 +97,7 @@ func (m *machine) conn(address string, transparent bool) (local, peer *net.TCPCo
 		return err
 	}
 	var fail error
-	m.do(func() {
+	try := func() {
 		lc := net.ListenConfig{Control: control}
 		lc.SetMultipathTCP(false)
 		ln, err := lc.Listen(m.Context(), "tcp", net.JoinHostPort(address, "0"))
@@ -104,8 +105,8 @@ func (m *machine) conn(address string, transparent bool) (local, peer *net.TCPCo
 			return
 		}
 		defer ln.Close()
-		d := net.Dialer{Timeout: 5 * time.Second, Control: control}
-		d.LocalAddr = &net.TCPAddr{IP: ln.Addr().(*net.TCPAddr).IP, Zone: ln.Addr().(*net.TCPAddr).Zone}
+		d := net.Dialer{Timeout: tcptest.Deadline, Control: control}
+		d.LocalAddr = &net.TCPAddr{IP: ln.Addr().(*net.TCPAddr).IP}
 		c, err := d.Dial("tcp", ln.Addr().String())
 		if fail = err; err != nil {
 			return
@@ -115,7 +116,15 @@ func (m *machine) conn(address string, transparent bool) (local, peer *net.TCPCo
 		if fail = err; err == nil {
 			peer = s.(*net.TCPConn)
 		}
-	})
+	}
+	// The kernel makes the routes of a new IPv6 address in the background.
+	for deadline := time.Now().Add(tcptest.Deadline); ; {
+		m.do(try)
+		if fail == nil || local != nil || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
 	require.NoError(m, fail)
 	m.Cleanup(func() { local.Close(); peer.Close() })
 	return local, peer
@@ -127,14 +136,11 @@ func TestALocalAddressThatLeavesTheMachineIsReported(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
-			prefix := "10.99.0.1/32"
+			prefix, add := "10.99.0.1/32", []string{"address", "add", "10.99.0.1/32", "dev", "lo"}
 			if name == "IPv6" {
-				prefix = "fd99::1/128"
+				prefix, add = "fd99::1/128", []string{"address", "add", "fd99::1/128", "dev", "lo", "nodad"}
 			}
-			m.ip("address", "add", prefix, "dev", "lo")
-			if name == "IPv6" {
-				m.ip("-6", "address", "change", prefix, "dev", "lo", "nodad")
-			}
+			m.ip(add...)
 			m.ip("address", "add", "10.99.0.2/32", "dev", "lo")
 			tr, clk := m.tracker()
 			local, peer := m.conn(addr, false)
@@ -156,7 +162,7 @@ func TestALocalAddressThatLeavesTheMachineIsReported(t *testing.T) {
 			require.Contains(t, f.Summary, "left this machine")
 			require.NotContains(t, f.Summary, "ffff")
 
-			m.ip("address", "add", prefix, "dev", "lo")
+			m.ip(add...)
 			clk.Advance(12 * time.Second)
 			require.Empty(t, tr.Findings(), "it is back")
 			_, err := io.WriteString(peer, "still there")

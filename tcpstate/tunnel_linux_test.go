@@ -111,7 +111,9 @@ func TestATunnelThatStaysHalfClosedIsReported(t *testing.T) {
 			require.Contains(t, text, `"edge"`)
 			require.Contains(t, text, "8 bytes in, 6 bytes out")
 			require.Contains(t, text, "6 bytes in, 8 bytes out")
-			require.NotContains(t, text, p.client.LocalAddr().String())
+			if client := p.client.LocalAddr().String(); client != p.up.LocalAddr().String() { // the same port by chance
+				require.NotContains(t, text, client)
+			}
 			p.clk.Advance(tripled)
 			p.one(tcpstate.KindTunnelHalfClosedIdle) // and nothing about the two connections
 

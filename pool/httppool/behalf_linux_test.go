@@ -130,7 +130,9 @@ func TestARequestOnBehalfOfAClientThatLeftIsReported(t *testing.T) {
 	require.Contains(t, f.Sites[0].Frames[0].Function, "httppool_test.proxyTo")
 	require.Contains(t, f.Summary, "context of the client's request is NOT cancelled")
 	require.NotContains(t, f.String(), "s3cret")
-	require.NotContains(t, f.String(), client.LocalAddr().String())
+	if addr := client.LocalAddr().String(); addr != f.Subject.Local { // the same port by chance
+		require.NotContains(t, f.String(), addr)
+	}
 }
 
 func TestARequestThatMayGoOnIsNotReported(t *testing.T) {
@@ -206,7 +208,9 @@ func TestARequestThatMayGoOnIsNotReported(t *testing.T) {
 		g := newGateway(t, &http.Transport{}, proxyTo(t, backend))
 		client := g.send(t, fetch)
 		<-asked
-		_, err := http.ReadResponse(bufio.NewReader(client), nil)
+		resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+		require.NoError(t, err)
+		_, err = io.ReadFull(resp.Body, make([]byte, len("begin"))) // what is unread would make of its FIN an RST
 		require.NoError(t, err)
 		g.leavesUnnoticed(t, client)
 		g.clock.Advance(2 * time.Minute)
