@@ -250,9 +250,12 @@ func (r *run) elapsed() time.Duration { return r.clk.Now().Sub(r.begun).Round(ti
 // findings returns what is open now and notes its kinds. Single events that are
 // only counted matter to scripts about them.
 func (r *run) findings() []tcpstate.Finding {
-	fs := slices.DeleteFunc(r.tr.Findings(), func(f tcpstate.Finding) bool {
-		return f.Severity == tcpstate.Count && f.Kind != r.s.kind
-	})
+	fs := r.tr.Findings()
+	for _, f := range r.tr.Counted() {
+		if f.Kind == r.s.kind {
+			fs = append(fs, f)
+		}
+	}
 	for i := range fs {
 		if !slices.Contains(r.seen, fs[i].Kind) {
 			r.seen = append(r.seen, fs[i].Kind)
