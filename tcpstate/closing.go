@@ -439,7 +439,7 @@ func (c *closingChore) facilities(t *Tracker) []Facility {
 	}
 	if err != nil {
 		diag.OK, diag.Kinds = false, follows
-		diag.Detail = "sock_diag: " + err.Error() + "; what becomes of a connection after Close is not seen"
+		diag.Detail = "closed sockets cannot be looked up: " + err.Error() + "; what becomes of a connection after Close is not seen"
 	}
 	stat := Facility{Name: "sockstat", OK: true, Detail: "closed sockets are looked up only while some wait for their peer"}
 	err = c.statErr
@@ -448,7 +448,7 @@ func (c *closingChore) facilities(t *Tracker) []Facility {
 	}
 	if err != nil {
 		stat.OK, stat.Kinds = false, follows[:2]
-		stat.Detail = "sockstat: " + err.Error() + "; every closed socket is looked up, and of too many some are not"
+		stat.Detail = "the number of orphans could not be read: " + err.Error() + "; every closed socket is looked up, and of too many some are not"
 	}
 	return []Facility{diag, stat}
 }

@@ -41,7 +41,7 @@ type Stats struct {
 	Dials, DialErrors uint64 // ended dials, and those that failed
 
 	Closing    int    // closed connections whose peer has not acknowledged that; see Tracker.Closing
-	Unfollowed uint64 // closed connections whose end was not watched, because there were too many
+	Unfollowed uint64 // closed connections whose end was not looked into, because there were too many
 
 	Inventory, Warnings, Errors int    // findings open now; events count for ten minutes
 	Found                       uint64 // findings ever opened
