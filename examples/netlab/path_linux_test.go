@@ -273,7 +273,7 @@ func TestAMiddleboxThatForgetsAnIdleConnection(t *testing.T) {
 		client, server := l.A.Start(), l.B.Start()
 		ln := server.Listen(Listen{Addr: AddrB + ":80"})
 		var conns, peers []*Conn
-		for range 3 {
+		for range 5 {
 			c := client.Dial(Dial{Addr: ln.Addr, KeepAlive: -1})
 			s := ln.Accept()
 			c.Exchange(s, 100)
@@ -281,7 +281,7 @@ func TestAMiddleboxThatForgetsAnIdleConnection(t *testing.T) {
 		}
 		time.Sleep(idle)
 		l.R.Run("conntrack", "-F")
-		for i, c := range conns {
+		for i, c := range conns[:3] { // that others live on shows that the server does
 			c.Record("idle, before the write")
 			c.Write(1000)
 			l.Wait("the reset", func() bool { return c.Info().State == "CLOSED" })
@@ -318,6 +318,7 @@ func TestALocalAddressThatIsTakenAway(t *testing.T) {
 		c := client.Dial(Dial{Addr: ln.Addr, Local: from, KeepAlive: -1})
 		s := ln.Accept()
 		c.Exchange(s, 100)
+		time.Sleep(3 * config().SweepInterval) // only an address that was seen can be missed
 		l.A.IP("addr del " + second + "/24 dev a0")
 		return l, client, c, s
 	}
