@@ -24,9 +24,10 @@ type sample struct {
 	gaveUp                       bool   // in CLOSE, as far as can be told: after a single try
 	unacked, sacked, delivered   uint32 // segments
 	totalRetrans                 uint32
-	notSent                      uint32        // bytes not sent yet
-	sendWindow, sendMSS          uint32        // the peer's window, the largest segment; bytes
-	windowKnown                  bool          // sendWindow is
+	notSent                      uint32 // bytes not sent yet
+	sendWindow, sendMSS          uint32 // the peer's window, the largest segment; bytes
+	recvWindow                   uint32 // ours
+	windowKnown, recvWindowKnown bool
 	rto                          time.Duration // the present one, with backoff
 	busy                         time.Duration // spent with anything unacknowledged, ever
 	rtt                          time.Duration
@@ -235,6 +236,7 @@ func (s *sample) parse(b []byte) {
 	s.sendMSS, s.sacked, s.delivered = u32(16), u32(28), u32(192)
 	s.rtt = time.Duration(u32(68)) * time.Microsecond
 	s.notSent, s.sendWindow, s.windowKnown = u32(144), u32(228), len(b) >= 232
+	s.recvWindow, s.recvWindowKnown = u32(232), len(b) >= 236
 	s.busy = time.Duration(u64(168)) * time.Microsecond
 	s.totalRetrans = u32(100)
 	s.bytesAcked, s.bytesReceived, s.bytesSent = u64(120), u64(128), u64(200)

@@ -229,6 +229,10 @@ func (f *facts) notReading() verdict {
 		return verdict{}
 	case !f.blind && !f.everRead && !f.everWrote:
 		return verdict{} // never touched: see accepted.go and setup.go
+	case f.role == Server && f.using && !(s.recvWindowKnown && s.recvWindow <= uint32(s.recvQueue)):
+		// A handler need not read the body of its request, as long as the
+		// client has been able to send it.
+		return verdict{}
 	case s.recvQueue < leftOver && f.now-int64(s.dataRecv)-f.born < int64(handshakeTime):
 		return verdict{}
 	}
