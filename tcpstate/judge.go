@@ -23,7 +23,11 @@ type judgement struct {
 	sweepStart int64
 	sweepWork  time.Duration
 
-	audits    map[auditKey]*thing   // nil things are in order
+	audits map[auditKey]*thing // nil things are in order
+
+	pathLooksAt int64 // see mayAskSiblings
+	pathLooks   int
+
 	findings  map[*finding]struct{} // that are open
 	groups    map[groupKey]*group
 	news      []*group // that opened in this pass: told of at its end, with all members

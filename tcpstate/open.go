@@ -48,6 +48,7 @@ func (t *Tracker) lookOpen(e *entry, now int64, hist history, seen *observation)
 		}
 		return
 	}
+	sus.mptcp, sus.made = sus.mptcp || s.sample.mptcp, sus.made || s.sample.made
 	sus.progress(e, &s.sample, now)
 	sus.used(seen.uses, seen.using, now)
 	sus.halfClosed(&s.sample, now)

@@ -52,6 +52,19 @@ func (t *Tracker) askSiblings(e *entry, within time.Duration) (n siblings) {
 	return n
 }
 
+// maxPathLooks bounds how many findings are described at once with what is known
+// of their path: when everything is gone, nobody reads more.
+const maxPathLooks = 32
+
+// mayAskSiblings counts the findings that are described at one moment.
+func (j *judgement) mayAskSiblings(now int64) bool {
+	if j.pathLooksAt != now {
+		j.pathLooksAt, j.pathLooks = now, 0
+	}
+	j.pathLooks++
+	return j.pathLooks <= maxPathLooks
+}
+
 // sameTarget reports whether both connections lead to the same place: by what
 // was dialed, or by address.
 func (e *entry) sameTarget(other *entry) bool {
@@ -68,6 +81,9 @@ func (e *entry) sameTarget(other *entry) bool {
 // does not answer.
 func (e *entry) describePath(t *Tracker, f *finding, pub *Finding, now int64) {
 	if f.kind != KindPeerUnresponsive && f.kind != KindPeerDeadProbes || e.rawConn() == nil {
+		return
+	}
+	if !t.judge.mayAskSiblings(now) {
 		return
 	}
 	waited := time.Duration(max(now-f.since, int64(time.Second)))

@@ -41,8 +41,13 @@ func (o *openLook) unread() bool {
 	return e.t.epochTime(re) < o.now-int64(s.dataRecv)
 }
 
-// transferVerdict judges a connection that is open in both directions.
+// transferVerdict judges a connection that is open in both directions. Of
+// Multipath TCP a sample shows one path, and there may be others; only the
+// receive queue is that of the connection.
 func (f *facts) transferVerdict() verdict {
+	if f.sample.mptcp {
+		return f.notReading()
+	}
 	var due int64
 	for _, judge := range [...]func(*facts) verdict{
 		(*facts).unresponsive, (*facts).peerNotReading, (*facts).deadProbes, (*facts).noResponse,
