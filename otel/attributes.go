@@ -61,14 +61,18 @@ const (
 	keyKind           = attribute.Key("tcpstate.finding.kind")
 	keyKinds          = attribute.Key("tcpstate.finding.kinds")
 	keyLinkRole       = attribute.Key("tcpstate.link.role")
+	keyProbes         = attribute.Key("tcpstate.probes")
 	keyRecvQueue      = attribute.Key("tcpstate.recv_queue")
 	keyRetransmits    = attribute.Key("tcpstate.retransmits")
 	keyRole           = attribute.Key("tcpstate.connection.role")
 	keyRTT            = attribute.Key("tcpstate.rtt")
 	keySendQueue      = attribute.Key("tcpstate.send_queue")
 	keySeverity       = attribute.Key("tcpstate.finding.severity")
+	keySubject        = attribute.Key("tcpstate.finding.subject")
 	keySummary        = attribute.Key("tcpstate.summary")
 	keySuppressed     = attribute.Key("tcpstate.suppression.reason")
+	keyTimeouts       = attribute.Key("tcpstate.timeouts")
+	keyUnacked        = attribute.Key("tcpstate.unacked")
 	keyUse            = attribute.Key("tcpstate.use")
 	keyUses           = attribute.Key("tcpstate.connection.uses")
 )
@@ -87,6 +91,13 @@ func (a *attrs) str(k attribute.Key, v string) {
 func (a *attrs) age(k attribute.Key, d tcpstate.Duration) {
 	if d >= 0 {
 		a.add(k.Float64(float64(d) / 1e9))
+	}
+}
+
+// positive adds a number unless it is 0.
+func (a *attrs) positive(k attribute.Key, n int) {
+	if n > 0 {
+		a.add(k.Int(n))
 	}
 }
 

@@ -17,9 +17,9 @@ const (
 
 	// maxSets bounds the full sets of attributes of one instrument. Those
 	// beyond share sets without name, target and function, of which there are
-	// fewer than a hundred; together they stay below the 2,000 at which the
-	// SDK begins to drop.
-	maxSets = 1800
+	// a few hundred, one for each kind and severity of findings; together they
+	// stay below the 2,000 at which the SDK begins to drop.
+	maxSets = 1500
 )
 
 // dimensions turns what happened into the attributes of metrics. The tables
@@ -59,11 +59,15 @@ func (d *dimensions) ofConn(c *tcpstate.ClosedInfo) key {
 }
 
 func (d *dimensions) ofFinding(f *tcpstate.Finding) key {
-	return d.ofGroup(f.Kind, f.Subject.Name, function(f.Sites))
+	return d.ofGroup(f.Kind, f.Severity, f.Subject.Name, function(f.Sites))
 }
 
-func (d *dimensions) ofGroup(k tcpstate.Kind, name, function string) key {
-	return key{kind: k, name: d.names.of(name), function: d.functions.of(function)}
+func (d *dimensions) ofGroup(k tcpstate.Kind, s tcpstate.Severity, name, function string) key {
+	return key{kind: k, severity: s, name: d.names.of(name), function: d.functions.of(function)}
+}
+
+func (d *dimensions) ofCount(f *tcpstate.FindingCount) key {
+	return d.ofGroup(f.Kind, f.Severity, f.Name, f.Frame.Function)
 }
 
 func (d *dimensions) targetOf(r tcpstate.Role, target string) string {
@@ -126,12 +130,16 @@ type key struct {
 	errorType, reason           string
 	state, direction            string
 	kind                        tcpstate.Kind
+	severity                    tcpstate.Severity // of the finding, which need not be that of its kind
 	function                    string
 	suppressed                  string
 }
 
 // folded returns k without what multiplies the sets.
 func (k key) folded() key {
+	if k.kind != "" {
+		k.name, k.function = valueOther, valueOther
+	}
 	for _, s := range []*string{&k.name, &k.target, &k.function} {
 		if *s != "" {
 			*s = valueOther
@@ -152,7 +160,7 @@ func (k *key) set() attribute.Set {
 	a.str(keyDirection, k.direction)
 	if k.kind != "" {
 		a.str(keyKind, string(k.kind))
-		a.str(keySeverity, k.kind.Severity().String())
+		a.str(keySeverity, k.severity.String())
 	}
 	a.str(keyCodeFunction, k.function)
 	a.str(keySuppressed, k.suppressed)

@@ -27,8 +27,8 @@
 //	tcpstate.connect.duration                s             time of a dial, by name; error.type if it failed
 //	tcpstate.tls.handshake.duration          s             time of a TLS handshake, by role and name; error.type if it failed
 //	tcpstate.connect.retransmits             {segment}     SYNs sent again, by name
-//	tcpstate.finding.count                   {connection}  findings open now, by kind, severity, name and code.function.name
-//	tcpstate.finding.opened                  {finding}     findings that were opened, likewise
+//	tcpstate.finding.count                   {finding}     findings open now, by kind, severity, name and code.function.name
+//	tcpstate.finding.opened                  {finding}     findings that were opened, and events that are only counted, likewise
 //	tcpstate.finding.cleared                 {finding}     findings that ended, likewise; opened minus cleared are those that never did
 //	tcpstate.listener.accept_queue.usage     {connection}  connections that wait for Accept now, by name of the listener
 //	tcpstate.listener.accept_queue.limit     {connection}  how many may wait, likewise
@@ -40,6 +40,11 @@
 // finding.count, report.suppressed and sweep) has counted since the tracker
 // began, the rest since Start. A finding that joins a group counts in finding.count at
 // once, in finding.opened with the next report of the group or at stop.
+//
+// Single events that are normal in small numbers, such as resets, have severity
+// count and are in finding.opened alone. They are added when metrics are
+// collected, so the time between two collections has to be less than ten
+// minutes.
 //
 // The duration of CLOSE-WAIT is known where the FIN was noticed before Close:
 // not of a connection closed within its first second.
@@ -66,5 +71,10 @@
 // ends, with the event.name tcpstate.finding.opened, .changed, .reminded or
 // .cleared. The record's context carries the trace of the last use if that was
 // sampled, else the finding's, so that a bridge such as otelslog correlates
-// them. Findings of severity inventory are on the metrics only.
+// them. Findings of severity inventory and audit, and what is only counted, are
+// on the metrics only, without span and record.
+//
+// tcpstate.finding.subject says what a finding is about: a connection, or a
+// dial, target, listener, pool, tunnel, site (a line of code) or the process,
+// of which there is no connection id and no state.
 package tcpotel

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/otel"
@@ -38,6 +40,7 @@ func worst(o *tcpstate.Observer) {
 	reasons := []tcpstate.CloseReason{
 		tcpstate.CloseLocal, tcpstate.ClosePeerFIN, tcpstate.CloseReset, tcpstate.CloseTimeout, tcpstate.CloseCollected,
 	}
+	severities := []tcpstate.Severity{tcpstate.Count, tcpstate.Audit, tcpstate.Inventory, tcpstate.Warning, tcpstate.Error}
 	now := time.Now()
 	for n := range tcpotel.MaxNames + 2 {
 		name := fmt.Sprint("name", n)
@@ -65,10 +68,16 @@ func worst(o *tcpstate.Observer) {
 		for i := range tcpotel.MaxFunctions + 2 {
 			for j, k := range tcpstate.Kinds() {
 				f := tcpstate.Finding{
-					Kind: k.Kind, Severity: tcpstate.Inventory,
+					Kind: k.Kind, Severity: severities[(n+i)%len(severities)],
 					Subject: tcpstate.Subject{Name: name},
 					Sites:   []tcpstate.Site{{Frames: []tcpstate.Frame{{Function: fmt.Sprint("f", i)}}}},
 					Group:   tcpstate.Group{ID: uint64(j), NewlyOpened: 1, NewlyCleared: 1},
+				}
+				if i%7 == 0 {
+					f.Sites = nil
+				}
+				if n%7 == 0 {
+					f.Subject.Name = ""
 				}
 				o.Opened(f)
 			}
@@ -79,7 +88,8 @@ func worst(o *tcpstate.Observer) {
 func TestNoInstrumentHasMoreSetsThanTheSDKKeeps(t *testing.T) {
 	r := newRig(t)
 	o, end, err := tcpotel.Detached(append(r.options(),
-		tcpotel.WithServerAddress(), tcpotel.WithNetworkType(), tcpotel.WithConnectionSpans(tcpotel.Off))...)
+		tcpotel.WithServerAddress(), tcpotel.WithNetworkType(), tcpotel.WithConnectionSpans(tcpotel.Off),
+		tcpotel.WithTracerProvider(noop.NewTracerProvider()), tcpotel.WithLogger(slog.New(slog.DiscardHandler)))...)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, end()) }()
 	worst(o)

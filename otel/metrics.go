@@ -123,7 +123,7 @@ func newCensus(r *reporter, m *maker) *census {
 		count:      m.level("tcpstate.connection.count", "{connection}", "Connections by state."),
 		io:         m.observed("tcpstate.connection.io", "By", "Bytes moved."),
 		resent:     m.observed("tcpstate.connection.retransmits", "{segment}", "Segments sent again."),
-		findings:   m.level("tcpstate.finding.count", "{connection}", "Findings that are open."),
+		findings:   m.level("tcpstate.finding.count", "{finding}", "Findings that are open."),
 		queue:      m.level("tcpstate.listener.accept_queue.usage", "{connection}", "Connections that wait for Accept."),
 		queueLimit: m.level("tcpstate.listener.accept_queue.limit", "{connection}", "Connections that may wait for Accept."),
 		suppressed: m.observed("tcpstate.report.suppressed", "{report}", "What was not reported one by one."),
@@ -181,10 +181,14 @@ func (c *census) connections(o metric.Observer) {
 func (c *census) groups(o metric.Observer) {
 	d := &c.r.dims
 	open := make(tally)
-	for _, f := range c.r.tracker.FindingCounts() {
-		open[d.findings.get(d.ofGroup(f.Kind, f.Name, f.Frame.Function))] += int64(f.Open)
+	all := c.r.tracker.FindingCounts()
+	for i := range all {
+		if f := &all[i]; f.Severity != tcpstate.Count {
+			open[d.findings.get(d.ofCount(f))] += int64(f.Open)
+		}
 	}
 	open.observe(o, c.findings)
+	c.r.countEvents(all)
 }
 
 func (c *census) listeners(o metric.Observer) {

@@ -3,6 +3,7 @@ package tcpotel
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -22,6 +23,9 @@ type reporter struct {
 	dims    dimensions
 
 	groups map[uint64]told // by id: those that are open; owned by the observer
+
+	countedMu sync.Mutex        // guards following fields
+	counted   map[uint64]uint64 // by id of the group: events that are in finding.opened
 }
 
 // told is what is remembered of a group that was reported: its end is counted
@@ -41,6 +45,7 @@ func newReporter(c *config) (*reporter, error) {
 	}
 	r.done = make(chan struct{})
 	r.dims.init(c)
+	r.eventsBefore()
 	if err := r.register(c.metrics); err != nil {
 		return nil, err
 	}
@@ -162,6 +167,38 @@ func (r *reporter) count(f *tcpstate.Finding, g told) {
 	if n := f.Group.NewlyCleared; n > 0 {
 		r.inst.cleared.Add(ctx, int64(n), add...)
 	}
+}
+
+// eventsBefore takes note of the events that are only counted and came before
+// Start, which do not count.
+func (r *reporter) eventsBefore() {
+	r.counted = counted(r.tracker.FindingCounts(), func(*tcpstate.FindingCount) {})
+}
+
+// countEvents counts events that are only counted, of which observers are not
+// told. Their groups last for ten minutes after the latest one, which is longer
+// than the time between two collections.
+func (r *reporter) countEvents(all []tcpstate.FindingCount) {
+	r.countedMu.Lock()
+	defer r.countedMu.Unlock()
+	r.counted = counted(all, func(f *tcpstate.FindingCount) {
+		if n := f.Opened - min(f.Opened, r.counted[f.ID]); n > 0 {
+			r.inst.opened.Add(context.Background(), int64(n), r.dims.findings.get(r.dims.ofCount(f)).add...)
+		}
+	})
+}
+
+// counted calls f with every group of events that are only counted, and returns
+// how many each has had.
+func counted(all []tcpstate.FindingCount, f func(*tcpstate.FindingCount)) map[uint64]uint64 {
+	events := make(map[uint64]uint64)
+	for i := range all {
+		if all[i].Severity == tcpstate.Count {
+			f(&all[i])
+			events[all[i].ID] = all[i].Opened
+		}
+	}
+	return events
 }
 
 // seconds returns the time between two moments, 0 where a clock was set back.

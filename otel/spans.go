@@ -55,8 +55,8 @@ func (r *reporter) connectSpan(d *tcpstate.DialInfo, caller *token) *token {
 	return &token{sc: span.SpanContext()}
 }
 
-// findingSpan makes the span of a finding, unless it is inventory: a trace of
-// its own, so that a request that was not sampled does not hide it.
+// findingSpan makes the span of a finding, if that is a warning or an error: a
+// trace of its own, so that a request that was not sampled does not hide it.
 func (r *reporter) findingSpan(f *tcpstate.Finding) trace.SpanContext {
 	if f.Severity < tcpstate.Warning {
 		return trace.SpanContext{}
@@ -80,6 +80,7 @@ func (r *reporter) findingSpan(f *tcpstate.Finding) trace.SpanContext {
 
 func findingAttrs(f *tcpstate.Finding) attrs {
 	sub, ev := &f.Subject, &f.Evidence
+	conn := sub.Type == tcpstate.SubjectConn
 	a := make(attrs, 0, 32)
 	a.add(keyFindingID.Int64(int64(f.Group.ID)))
 	a.str(keyKind, string(f.Kind))
@@ -94,7 +95,9 @@ func findingAttrs(f *tcpstate.Finding) attrs {
 		a.str(keyCodeFile, fr.File)
 		a.add(keyCodeLine.Int(fr.Line))
 	}
-	a.add(keyRecvQueue.Int(ev.RecvQueue))
+	if conn || ev.RecvQueue > 0 {
+		a.add(keyRecvQueue.Int(ev.RecvQueue))
+	}
 	a.add(keyFindingAge.Float64(f.Age().Seconds()))
 	a.age(keyAgePeerFIN, ev.PeerFIN)
 	a.age(keyAgeDied, ev.Died)
@@ -108,11 +111,21 @@ func findingAttrs(f *tcpstate.Finding) attrs {
 	a.str(keyErrorType, string(f.Kind))
 	a.str(keyCause, f.Cause)
 	a.str(keyFindingWas, string(f.Was))
-	a.str(keyState, f.State.SemConv())
-	a.add(keyConnID.Int64(int64(sub.ID)))
-	a.str(keyRole, sub.Role.String())
+	a.str(keySubject, string(sub.Type))
+	if conn {
+		a.str(keyState, f.State.SemConv())
+		a.add(keyConnID.Int64(int64(sub.ID)))
+		a.positive(keyUnacked, int(ev.Unacked))
+		a.positive(keyTimeouts, int(ev.Timeouts))
+		a.positive(keyProbes, int(ev.Probes))
+	}
+	if conn || ev.SendQueue > 0 {
+		a.add(keySendQueue.Int(ev.SendQueue))
+	}
+	if sub.Type != tcpstate.SubjectProcess {
+		a.str(keyRole, sub.Role.String())
+	}
 	a.ends(sub.Role, sub.Local, sub.Remote)
-	a.add(keySendQueue.Int(ev.SendQueue))
 	a.str(keyUse, sub.Use)
 	a.str(keySummary, f.Summary)
 	a.str(keyFix, f.Fix)

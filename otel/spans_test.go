@@ -92,6 +92,7 @@ func TestAFindingIsATraceOfItsOwnLinkedToDialAndLastUse(t *testing.T) {
 	conn, server, target := r.dialed(dialCtx, "payments")
 	dialing.End()
 	r.clock.Advance(2 * time.Second)
+	connect := r.span("socket connect " + target)
 	useCtx, using := r.request("charge")
 	done := conn.(*tcpstate.Conn).Watch().Use(useCtx, tcpstate.Use{Method: "GET", Name: "/charge"})
 	defer done()
@@ -102,7 +103,6 @@ func TestAFindingIsATraceOfItsOwnLinkedToDialAndLastUse(t *testing.T) {
 	r.abandon(conn, server)
 
 	span := r.span("tcpstate finding close_wait.unread_body")
-	connect := r.span("socket connect " + target)
 	require.False(t, span.Parent.IsValid())
 	require.Equal(t, codes.Error, span.Status.Code)
 	require.Contains(t, span.Status.Description, "response body never closed at otel/")

@@ -121,5 +121,6 @@ func (r *reporter) end() {
 	defer close(r.done)
 	defer release(r.tracker)
 	r.detach()
+	r.countEvents(r.tracker.FindingCounts())
 	r.err = r.registration.Unregister()
 }

@@ -109,10 +109,12 @@ func TestStartThatComesLateReportsOpenFindingsAndOldCounts(t *testing.T) {
 	require.WithinDuration(t, r.tracker.Findings()[0].Since, span.StartTime, time.Millisecond)
 	require.Equal(t, float64(6), r.points("tcpstate.connection.io")["direction=receive name=api role=server"], "five bytes and the FIN")
 	require.NoError(t, conn.Close())
+	r.clock.Advance(4 * time.Second)
 	r.finish()
 	want := map[string]float64{"function=accepted kind=close_wait.never_read name=api severity=warning": 1}
-	require.Equal(t, want, r.points("tcpstate.finding.opened"))
 	require.Equal(t, want, r.points("tcpstate.finding.cleared"))
+	want["function=accepted kind=reset.by_us_unread name=api severity=count"] = 1
+	require.Equal(t, want, r.points("tcpstate.finding.opened"))
 }
 
 func TestWhatALateStartReplaysIsNotCountedTwice(t *testing.T) {

@@ -332,7 +332,7 @@ func TestManyLeaksFromOneLineAreOneReport(t *testing.T) {
 	require.Equal(t, "opened", r.rec.await(t, 1)[0].what)
 	require.Equal(t, []tcpstate.FindingCount{{
 		Kind: tcpstate.KindCloseWaitNeverRead, Severity: tcpstate.Warning, Name: "api", Role: tcpstate.Server,
-		Frame: r.tr.Findings()[0].Sites[0].Frames[0], Open: n,
+		Frame: r.tr.Findings()[0].Sites[0].Frames[0], Open: n, Opened: n, ID: r.tr.Findings()[0].Group.ID,
 	}}, r.tr.FindingCounts())
 	r.clk.Advance(3 * time.Minute)
 	require.LessOrEqual(t, len(r.rec.all()), 2)

@@ -57,6 +57,7 @@ func (f *Finding) LogAttrs(event string) []slog.Attr {
 	str("tcpstate.finding.kind", string(f.Kind))
 	str("tcpstate.finding.severity", f.Severity.String())
 	str("tcpstate.finding.cause", f.Cause)
+	str("tcpstate.finding.subject", string(f.Subject.Type))
 	str("tcpstate.finding.was", string(f.Was))
 	str("tcpstate.finding.became", string(f.Became))
 	str("tcpstate.connection.name", f.Subject.Name)
@@ -76,6 +77,9 @@ func (f *Finding) LogAttrs(event string) []slog.Attr {
 	str("network.connection.state", f.State.SemConv())
 	str("network.peer.address", PeerForTelemetry(f.Subject))
 	as = f.Evidence.logAttrs(as)
+	if ev := &f.Evidence; f.Subject.Type == SubjectConn || ev.RecvQueue > 0 || ev.SendQueue > 0 {
+		as = append(as, slog.Int("tcpstate.recv_queue", ev.RecvQueue), slog.Int("tcpstate.send_queue", ev.SendQueue))
+	}
 	str("tcpstate.fix", f.Fix)
 	return as
 }
@@ -99,7 +103,7 @@ func (f *Finding) codeAttrs(as []slog.Attr) []slog.Attr {
 	return as
 }
 
-// logAttrs appends the ages that are known, in seconds, and the queues.
+// logAttrs appends the ages that are known, in seconds.
 func (ev *Evidence) logAttrs(as []slog.Attr) []slog.Attr {
 	for _, a := range []struct {
 		name string
@@ -112,7 +116,7 @@ func (ev *Evidence) logAttrs(as []slog.Attr) []slog.Attr {
 			as = append(as, slog.Float64("tcpstate.age."+a.name, time.Duration(a.age).Seconds()))
 		}
 	}
-	return append(as, slog.Int("tcpstate.recv_queue", ev.RecvQueue), slog.Int("tcpstate.send_queue", ev.SendQueue))
+	return as
 }
 
 // String returns "file:line".

@@ -203,16 +203,19 @@ func (s *series) record(e *entry) {
 
 // FindingCount is how many findings of one kind are open at one line of code.
 type FindingCount struct {
+	ID       uint64 // Group.ID
 	Kind     Kind
 	Severity Severity
 	Name     string // Series.Name of the connections
 	Role     Role
 	Frame    Frame // the line to open; zero when it is not known
 	Open     int
+	Opened   uint64 // by this group, ever
 }
 
 // FindingCounts returns the groups that are open, without the detail that
-// Findings has. Muted groups are not among them.
+// Findings has. What is only counted is among them, with severity Count; muted
+// groups are not.
 func (t *Tracker) FindingCounts() []FindingCount {
 	t.init()
 	t.judge.mu.Lock()
@@ -225,7 +228,10 @@ func (t *Tracker) FindingCounts() []FindingCount {
 		if g.open == 0 || t.muted(g) {
 			continue
 		}
-		c := FindingCount{Kind: g.key.kind, Severity: g.key.severity, Name: g.key.name, Role: g.key.role, Open: g.open}
+		c := FindingCount{
+			ID: g.id, Kind: g.key.kind, Severity: g.key.severity, Name: g.key.name, Role: g.key.role,
+			Open: g.open, Opened: g.opened,
+		}
 		if fs := publicFrames(g.site.Owner(t.judge.hide)); len(fs) > 0 {
 			c.Frame = fs[0]
 		}

@@ -1,5 +1,7 @@
-// Package debughttp serves a page with the connections and findings of a
-// tracker, for people and, as JSON, for programs.
+// Package debughttp serves a page with what a tracker knows, for people and, as
+// JSON, for programs: findings, dials in progress, listeners, connections,
+// sockets that were closed and still wait for their peer, and what this machine
+// does not let it see.
 //
 // The page shows addresses in full and reads every connection from the kernel
 // when it is asked for. Mount it where other debug pages are, not where the
@@ -13,14 +15,15 @@ import (
 	"encoding/json"
 	"html/template"
 	"net/http"
+	"reflect"
 	"strconv"
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
-// maxRows bounds the table of connections; the JSON form is bounded alike. A
-// larger or smaller number is given by the parameter "n".
+// maxRows bounds each of the tables and of the groups of findings; the JSON form
+// is bounded alike. A larger or smaller number is given by the parameter "n".
 const maxRows = 500
 
 //go:embed page.html
@@ -32,6 +35,11 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 			return ""
 		}
 		return tcpstate.Duration(time.Since(t)).String()
+	},
+	"line": line,
+	// more says how many rows of a table are not there, and how many there are.
+	"more": func(more int, rows any) any {
+		return struct{ More, All int }{more, more + reflect.ValueOf(rows).Len()}
 	},
 	"add": func(a, b int) int { return a + b },
 	// args bundles what the template of one state needs. What asks for a
@@ -84,72 +92,4 @@ func serve(w http.ResponseWriter, r *http.Request, t *tcpstate.Tracker) {
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 	_ = page.Execute(w, v)
-}
-
-// view is what the page shows. Its JSON form only grows.
-type view struct {
-	Time       time.Time           `json:"time"`
-	Stats      tcpstate.Stats      `json:"stats"`
-	States     []stateCount        `json:"states"`
-	Findings   []tcpstate.Finding  `json:"findings"`
-	Facilities []tcpstate.Facility `json:"facilities"`
-	Conns      []conn              `json:"connections"`
-	More       int                 `json:"connections_not_shown"`
-
-	ByState map[string]int `json:"-"`
-}
-
-type stateCount struct {
-	State tcpstate.State `json:"state"`
-	Phase tcpstate.Phase `json:"phase"`
-	Count int            `json:"count"`
-}
-
-// conn is a row of the table.
-type conn struct {
-	ID         uint64         `json:"id"`
-	Role       tcpstate.Role  `json:"role"`
-	Name       string         `json:"name,omitempty"`
-	Local      string         `json:"local"`
-	Remote     string         `json:"remote"`
-	State      tcpstate.State `json:"state"`
-	Phase      tcpstate.Phase `json:"phase"`
-	Opened     time.Time      `json:"opened"`
-	PeerClosed time.Time      `json:"peer_closed,omitzero"`
-	RecvQueue  int            `json:"recv_queue"`
-	SendQueue  int            `json:"send_queue"`
-	Use        string         `json:"use,omitempty"`
-	Line       string         `json:"line,omitempty"`
-	Finding    tcpstate.Kind  `json:"finding,omitempty"`
-	Info       tcpstate.Info  `json:"info"`
-}
-
-func collect(t *tcpstate.Tracker, n int) *view {
-	v := &view{Time: time.Now(), Stats: t.Stats(), Findings: t.Findings(), Facilities: t.Facilities(), ByState: make(map[string]int)}
-	counts := make(map[tcpstate.State]int)
-	for s := range t.Conns() {
-		counts[s.State]++
-		v.ByState[s.State.SemConv()]++
-		if len(v.Conns) >= n {
-			v.More++
-			continue
-		}
-		c := conn{
-			ID: s.ID, Role: s.Role, Name: s.Name, State: s.State, Phase: s.Phase, Opened: s.Opened, PeerClosed: s.PeerClosed,
-			RecvQueue: s.RecvQueue, SendQueue: s.SendQueue, Use: s.Use, Finding: s.Finding, Info: s.Info,
-		}
-		if s.Local != nil {
-			c.Local, c.Remote = s.Local.String(), s.Remote.String()
-		}
-		if len(s.Site.Frames) > 0 {
-			c.Line = s.Site.Frames[0].String()
-		}
-		v.Conns = append(v.Conns, c)
-	}
-	for _, st := range append(tcpstate.States(), tcpstate.Unknown) {
-		if counts[st] > 0 {
-			v.States = append(v.States, stateCount{State: st, Phase: st.Phase(), Count: counts[st]})
-		}
-	}
-	return v
 }
