@@ -77,8 +77,9 @@ type run struct {
 
 // expectation is a finding that must be there.
 type expectation struct {
-	kind  tcpstate.Kind
-	count int
+	kind     tcpstate.Kind
+	severity string // "": any
+	count    int
 }
 
 // result is what came of a script.
@@ -106,7 +107,7 @@ func newRun(t testing.TB, s *script, seed uint64) *run {
 	r := &run{
 		TB: t, s: s, rng: rand.New(rand.NewPCG(seed, h.Sum64())),
 		tr:        &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)},
-		unit:      thresholds[s.kind],
+		unit:      s.threshold(),
 		conns:     make(map[string]net.Conn),
 		addrs:     make(map[string][2]net.Addr),
 		listeners: make(map[string]net.Listener),
@@ -248,11 +249,11 @@ func (r *run) check() error {
 func (r *run) elapsed() time.Duration { return r.clk.Now().Sub(r.begun).Round(time.Millisecond) }
 
 // findings returns what is open now and notes its kinds. Single events that are
-// only counted matter to scripts about them.
+// only counted matter to scripts about them, and to mixtures.
 func (r *run) findings() []tcpstate.Finding {
 	fs := r.tr.Findings()
 	for _, f := range r.tr.Counted() {
-		if f.Kind == r.s.kind {
+		if r.s.class == mixture || f.Kind == r.s.kind {
 			fs = append(fs, f)
 		}
 	}
@@ -278,11 +279,43 @@ func (r *run) finish() error {
 	}
 	left := r.findings()
 	for _, x := range r.expected {
-		if n := countKind(left, x.kind); n != x.count {
+		if n := len(ofKind(left, x.kind, x.severity)); n != x.count {
 			return fmt.Errorf("%s: at its end %d of %d %s are open", r.s.file, n, x.count, x.kind)
 		}
 	}
+	if r.s.class != mixture {
+		return nil
+	}
+	for _, k := range []tcpstate.Kind{r.s.kind, r.s.also} {
+		if !slices.Contains(r.seen, k) {
+			return fmt.Errorf("%s: nobody expected %s", r.s.file, k)
+		}
+	}
+	for _, k := range r.seen {
+		if !r.s.about(k) {
+			return fmt.Errorf("%s: a mixture of two kinds, and %s", r.s.file, k)
+		}
+	}
 	return nil
+}
+
+// ofKind returns those of kind. Some are a warning while single events of the
+// same kind are counted: when there are some of the severity, it is those.
+func ofKind(fs []tcpstate.Finding, kind tcpstate.Kind, severity string) []tcpstate.Finding {
+	var all, some []tcpstate.Finding
+	for _, f := range fs {
+		if f.Kind != kind {
+			continue
+		}
+		all = append(all, f)
+		if f.Severity.String() == severity {
+			some = append(some, f)
+		}
+	}
+	if len(some) > 0 {
+		return some
+	}
+	return all
 }
 
 func countKind(fs []tcpstate.Finding, k tcpstate.Kind) int {

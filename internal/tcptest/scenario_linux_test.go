@@ -190,7 +190,7 @@ func TestScenario(t *testing.T) {
 			for _, s := range scripts {
 				t.Run(s.name(), func(t *testing.T) {
 					t.Parallel()
-					if testing.Short() && thresholds[s.kind] > time.Minute {
+					if testing.Short() && s.threshold() > time.Minute {
 						t.Skip("it takes half a minute")
 					}
 					defer func() {
@@ -307,7 +307,7 @@ func (t *table) String() string {
 		}
 	}
 	count := make(map[string]int)
-	cases, twins := make(map[string]int), make(map[string]int)
+	cases, twins, mixtures := make(map[string]int), make(map[string]int), make(map[string]int)
 	for _, class := range slices.Sorted(maps.Keys(byClass)) {
 		rows := byClass[class]
 		slices.SortStableFunc(rows, func(a, b *row) int {
@@ -316,10 +316,14 @@ func (t *table) String() string {
 		var states []string
 		for _, r := range rows {
 			expected, verdict := r.s.kind, ""
-			if r.s.twin {
+			switch {
+			case r.s.twin:
 				expected = "- not " + expected
 				twins[sum(r.status())]++
-			} else {
+			case class == mixture:
+				expected += " + " + r.s.also
+				mixtures[sum(r.status())]++
+			default:
 				cases[sum(r.status())]++
 				if r.runs > 0 && exists(r.s.kind) && r.s.kind != noFinding {
 					verdict = r.verdict.Round(100 * time.Millisecond).String()
@@ -348,6 +352,7 @@ func (t *table) String() string {
 	fmt.Fprintf(&b, "\nclasses: %d of %d pass%s\n", count["pass"], classes, others(count, "pass"))
 	fmt.Fprintf(&b, "cases:   %d pass%s\n", cases["ok"], others(cases, "ok"))
 	fmt.Fprintf(&b, "twins:   %d silent%s\n", twins["silent"], others(twins, "silent"))
+	fmt.Fprintf(&b, "mixtures: %d of %d%s\n", mixtures["ok"], len(byClass[mixture]), others(mixtures, "ok"))
 	return b.String()
 }
 

@@ -20,15 +20,25 @@ import (
 // describes the language.
 type script struct {
 	file  string // without directory
-	class string // "C06"
+	class string // "C06", or mixture
 	kind  tcpstate.Kind
-	twin  bool // healthy: kind must not be found
+	also  tcpstate.Kind // of a mixture: its other kind
+	twin  bool          // healthy: kind must not be found
 	title string
 	body  []statement
 }
 
 // noFinding stands in place of a kind for classes that only have metrics.
 const noFinding tcpstate.Kind = "none"
+
+// mixture is the class of scripts with two faults at once.
+const mixture = "MIX"
+
+// threshold is T: of a mixture the longer one.
+func (s *script) threshold() time.Duration { return max(thresholds[s.kind], thresholds[s.also]) }
+
+// about reports whether k is what the script finds, or must not find.
+func (s *script) about(k tcpstate.Kind) bool { return k == s.kind || k == s.also }
 
 // name is the file without its extension.
 func (s *script) name() string { return strings.TrimSuffix(s.file, ".txt") }
@@ -110,15 +120,21 @@ func parseScript(file, text string) (*script, error) {
 		p.lines = append(p.lines, sc.Text())
 	}
 	head := p.next()
-	if len(head) != 3 || head[0] != "case" && head[0] != "twin" {
-		return nil, p.errorf("a script begins with: case|twin CLASS KIND")
+	if len(head) != 3 || !slices.Contains([]string{"case", "twin", "mix"}, head[0]) {
+		return nil, p.errorf("a script begins with: case|twin CLASS KIND, or mix KIND KIND")
 	}
 	s := &script{file: file, class: head[1], kind: tcpstate.Kind(head[2]), twin: head[0] == "twin"}
-	if _, ok := thresholds[s.kind]; !ok {
-		return nil, p.errorf("unknown kind %q", s.kind)
-	}
-	if !regexp.MustCompile(`^(C\d\d|article)$`).MatchString(s.class) {
+	kinds := []tcpstate.Kind{s.kind}
+	if head[0] == "mix" {
+		s.class, s.kind, s.also = mixture, tcpstate.Kind(head[1]), tcpstate.Kind(head[2])
+		kinds = []tcpstate.Kind{s.kind, s.also}
+	} else if !regexp.MustCompile(`^(C\d\d|article)$`).MatchString(s.class) {
 		return nil, p.errorf("unknown class %q", s.class)
+	}
+	for _, k := range kinds {
+		if _, ok := thresholds[k]; !ok {
+			return nil, p.errorf("unknown kind %q", k)
+		}
 	}
 	if strings.HasPrefix(p.lines[0], "#") {
 		s.title = strings.TrimSpace(strings.TrimLeft(p.lines[0], "#"))

@@ -107,7 +107,7 @@ func (r *run) expect(st *statement) error {
 		if err := r.check(); err != nil {
 			return err
 		}
-		found := slices.DeleteFunc(r.findings(), func(f tcpstate.Finding) bool { return f.Kind != kind })
+		found := ofKind(r.findings(), kind, st.opts["severity"])
 		if len(found) == want {
 			for i := range found {
 				if err := matches(&found[i], st.opts); err != nil {
@@ -116,7 +116,7 @@ func (r *run) expect(st *statement) error {
 			}
 			r.verdict = max(found[0].DetectedAt.Sub(found[0].Since), 0)
 			if st.opts["brief"] == "" {
-				r.expected = append(r.expected, expectation{kind, want})
+				r.expected = append(r.expected, expectation{kind, st.opts["severity"], want})
 			}
 			if was != "" {
 				// Until here both could be seen.
