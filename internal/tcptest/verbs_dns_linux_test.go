@@ -31,16 +31,9 @@ type host struct {
 }
 
 func (r *run) host(st *statement) error {
-	six := tcptest.Listen(r, tcptest.IPv6())
-	_, port, err := net.SplitHostPort(six.Addr().String())
+	six, four, port, err := r.bothFamilies()
 	if err != nil {
 		return err
-	}
-	lc := net.ListenConfig{}
-	lc.SetMultipathTCP(false)
-	four, err := lc.Listen(r.Context(), "tcp4", "127.0.0.1:"+port)
-	if err != nil {
-		r.Skipf("no port is free in both families: %v", err)
 	}
 	name := st.args[0]
 	r.listeners[name+" 6"], r.listeners[name+" 4"] = six, four
@@ -61,6 +54,23 @@ func (r *run) host(st *statement) error {
 	}}
 	r.hosts[name] = h
 	return nil
+}
+
+// bothFamilies listens on one port of both loopback addresses.
+func (r *run) bothFamilies() (six *net.TCPListener, four net.Listener, port string, err error) {
+	lc := net.ListenConfig{}
+	lc.SetMultipathTCP(false)
+	for range 20 { // what is free in one family may be taken in the other
+		six = tcptest.Listen(r, tcptest.IPv6())
+		if _, port, err = net.SplitHostPort(six.Addr().String()); err != nil {
+			return nil, nil, "", err
+		}
+		if four, err = lc.Listen(r.Context(), "tcp4", "127.0.0.1:"+port); err == nil {
+			return six, four, port, nil
+		}
+		six.Close()
+	}
+	return nil, nil, "", err
 }
 
 // nameServer answers one query over c, in the form that TCP has: every name has
