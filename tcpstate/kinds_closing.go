@@ -217,7 +217,7 @@ func (s *story) unexplained() {
 	switch {
 	case s.f.Cause == "peer_crashed":
 		s.f.Title = "all connections reset at once: the peer has crashed"
-		s.say("The peer has crashed or was restarted, or the path to it was replaced.")
+		s.say("The peer has crashed or was restarted, or the path to it was replaced; which of these cannot be known from this end.")
 		return
 	case s.f.Severity >= Warning:
 		s.f.Title = "connections reset again and again, while others live on"
@@ -244,7 +244,7 @@ func (s *story) peerOpen() {
 		s.add(" and has sent nothing for %s.", s.ev.DataIn)
 	}
 	if s.f.Cause == "answer_pending" {
-		s.say("It may be at work on an answer to what was sent last, which cannot be told from here: Expect.Silence or Watch.Use would say how long that may take.")
+		s.say("It may be at work on an answer to what was sent last: Expect.Silence or Watch.Use would say how long that may take.")
 	}
 }
 

@@ -185,6 +185,12 @@ var closeWaitExamples = []exampleRow{
 	})},
 }
 
+// fromThisEnd is what the findings say whose cause the other end or something
+// between knows. All others are certain.
+const fromThisEnd = "cannot be known from this end"
+
+var oneSided = map[Kind]bool{KindDialTupleStuck: true, KindIdleUnverifiable: true, KindResetUnexplained: true}
+
 func TestReports(t *testing.T) {
 	seen := make(map[Kind]bool)
 	for _, ex := range examples {
@@ -207,12 +213,16 @@ func TestReports(t *testing.T) {
 				first, _, _ := strings.Cut(got, "\n")
 				require.True(t, strings.HasSuffix(first, " "+string(ex.Kind)), "kind at the end of the first line")
 				require.Contains(t, got, "  fix    ")
+				require.Equal(t, oneSided[ex.Kind], strings.Contains(strings.Join(strings.Fields(got), " "), fromThisEnd), "it says what one end cannot know, and only then")
 			}
 		})
 		seen[ex.Kind] = true
 	}
 	for _, k := range Kinds() {
 		require.True(t, seen[k.Kind], k.Kind)
+		if !oneSided[k.Kind] {
+			require.NotContains(t, k.Meaning, fromThisEnd, k.Kind)
+		}
 	}
 }
 
