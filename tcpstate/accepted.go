@@ -162,7 +162,7 @@ func (f *facts) acceptedVerdict() verdict {
 // byte, while this end has not spoken first.
 func (e *entry) countSilent(s *sample, h *history, now int64) {
 	l := e.listener
-	if l == nil || !s.ok {
+	if l == nil || !s.ok || s.lacks(bytesEnd) {
 		return
 	}
 	silent := s.bytesReceived == 0 && s.bytesSent == 0 && s.state == Established && !h.fin && !h.dead

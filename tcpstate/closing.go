@@ -426,23 +426,28 @@ func (c *closingChore) hangUp() {
 	}
 }
 
-// facilities says what following rests on.
-func (c *closingChore) facilities(t *Tracker) []Facility {
+// unable returns why sockets cannot be looked up, or nil.
+func (c *closingChore) unable(t *Tracker) error {
+	if c.diagErr != nil || c.diag != nil {
+		return c.diagErr
+	}
+	d, err := t.seam.diag()
+	if err == nil {
+		_ = d.Close()
+	}
+	return err
+}
+
+// facilities says what following rests on. noDiag is the answer of unable.
+func (c *closingChore) facilities(t *Tracker, noDiag error) []Facility {
 	follows := []Kind{KindClosingFINUnacked, KindClosingDataUndelivered, KindPeerKeepsHalfOpen}
 	diag := Facility{Name: "sock_diag", OK: true, Detail: "sockets are looked up after Close"}
-	err := c.diagErr
-	if err == nil && c.diag == nil {
-		d, failed := t.seam.diag()
-		if err = failed; err == nil {
-			_ = d.Close()
-		}
-	}
-	if err != nil {
+	if noDiag != nil {
 		diag.OK, diag.Kinds = false, follows
-		diag.Detail = "closed sockets cannot be looked up: " + err.Error() + "; what becomes of a connection after Close is not seen"
+		diag.Detail = "closed sockets cannot be looked up: " + noDiag.Error() + "; what becomes of a connection after Close is not seen"
 	}
 	stat := Facility{Name: "sockstat", OK: true, Detail: "closed sockets are looked up only while some wait for their peer"}
-	err = c.statErr
+	err := c.statErr
 	if err == nil {
 		_, err = t.seam.orphans()
 	}

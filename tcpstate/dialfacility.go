@@ -1,9 +1,13 @@
 package tcpstate
 
-import "runtime"
+import (
+	"cmp"
+	"runtime"
+)
 
-// facilities says what dials in progress are known by.
-func (c *dialingChore) facilities(t *Tracker) []Facility {
+// facilities says what dials in progress are known by. noDiag is why sockets
+// cannot be counted, nil where they can.
+func (c *dialingChore) facilities(t *Tracker, noDiag error) []Facility {
 	hooks := Facility{Name: "dial watch", OK: true, Detail: "the kernel is asked about dials in progress"}
 	switch err := t.seam.dialHooks; {
 	case err != nil:
@@ -21,7 +25,7 @@ func (c *dialingChore) facilities(t *Tracker) []Facility {
 	}
 	c.mu.Lock()
 	c.ports.learn(t)
-	err := c.ports.err
+	err := cmp.Or(c.ports.err, noDiag)
 	c.mu.Unlock()
 	ports := Facility{Name: "ports", OK: true, Detail: "the local ports that are taken can be counted"}
 	if err != nil {

@@ -1,6 +1,7 @@
 package tcpstate
 
 import (
+	"fmt"
 	"runtime"
 	"slices"
 )
@@ -43,6 +44,10 @@ func (t *Tracker) Facilities() []Facility {
 	}
 	if !info.OK {
 		info.Kinds = restingOn(func(k *kindRow) bool { return !k.Kind.withoutInfo() })
+	} else if n := j.infoShort; n != 0 {
+		info.OK = false
+		info.Detail = fmt.Sprintf("TCP_INFO has %d bytes here: %s", n, lackingIn(n))
+		info.Kinds = restingOn(func(k *kindRow) bool { return k.Kind.restsBehind(n) })
 	}
 	limit := Facility{Name: "max_user_watches", OK: true, Detail: "at most a quarter of the user's epoll watches is taken"}
 	if j.limitErr != nil {
@@ -52,9 +57,10 @@ func (t *Tracker) Facilities() []Facility {
 	if t.count.unwatched.Load() > 0 {
 		clock.OK, clock.Detail = false, "used in a bubble of testing/synctest: connections made there are counted, not watched"
 	}
-	all := append([]Facility{events, info, limit, clock, j.process.facility(), j.paths.facility()}, j.closing.facilities(t)...)
-	all = append(all, j.dialing.facilities(t)...)
-	return append(all, j.listening.syn.facility())
+	noDiag := j.closing.unable(t)
+	all := append([]Facility{events, info, limit, clock, j.process.facility(), j.paths.facility(t)}, j.closing.facilities(t, noDiag)...)
+	all = append(all, j.dialing.facilities(t, noDiag)...)
+	return append(all, j.listening.syn.facility(noDiag))
 }
 
 // restingOn lists the kinds of the table that f is true of.
@@ -74,12 +80,42 @@ func (k Kind) noticedByEvent() bool {
 	return Kind("close_wait").covers(k) || Kind("tunnel").covers(k) || k == KindLeakDeadSocket
 }
 
+// lackingIn says what a TCP_INFO of n bytes does not tell, and since when the
+// kernel does.
+func lackingIn(n uint16) string {
+	switch {
+	case n < bytesEnd:
+		return "before Linux 4.1, bytes sent and received are not counted"
+	case n < busyEnd:
+		return "before Linux 4.10, it does not tell for how long data has been unacknowledged"
+	case n < bytesSentEnd:
+		return "before Linux 4.19, bytes count as sent only when they are acknowledged"
+	}
+	return "before Linux 5.4, the peer's window is not known"
+}
+
+// restsBehind reports whether the kind rests on a field that a TCP_INFO of n
+// bytes does not have: it is not found then, or not told as exactly.
+func (k Kind) restsBehind(n uint16) bool {
+	switch {
+	case k == KindPeerNotReading:
+		return n < windowEnd
+	case k == KindPeerUnresponsive:
+		return n < deliveredEnd
+	case Kind("reset").covers(k):
+		return n < bytesSentEnd
+	}
+	return n < bytesEnd && anyCovers([]Kind{
+		"accept", "tunnel", "handshake", KindCloseWaitNeverRead, KindCloseWaitIdleInPool, KindClosingPeerOpen,
+		KindPeerNoResponse, KindLocalNotReading, KindLeakUnusedDial,
+	}, k)
+}
+
 // withoutInfo reports whether the kind is found without TCP_INFO.
 func (k Kind) withoutInfo() bool {
 	return slices.Contains([]Kind{
 		KindLeakCollected, KindLeakPoolPerCall, KindFDsPressure, KindListenerSYNRecv,
 		KindDialFallbackStarved, KindDialDNSSlow, KindDialStorm, KindDialPorts,
 		KindClosingFINUnacked, KindClosingDataUndelivered, KindPeerKeepsHalfOpen,
-		KindKeepaliveOff, KindKeepaliveSlow, KindKeepaliveUserTimeout, KindKeepaliveContradictory,
 	}, k)
 }

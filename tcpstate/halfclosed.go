@@ -38,7 +38,7 @@ func (f *facts) halfClosedVerdict() verdict {
 		return verdict{} // an answer is awaited
 	}
 	v := verdict{kind: KindClosingPeerOpen, since: f.halfAt}
-	if f.role == Client && f.sample.bytesSent > 0 && (f.sample.bytesReceived == 0 || f.sample.dataSent < f.sample.dataRecv) {
+	if f.role == Client && (f.sample.bytesSent > 0 || f.sample.lacks(bytesEnd)) && (f.sample.bytesReceived == 0 || f.sample.dataSent < f.sample.dataRecv) {
 		// It may be at work on an answer to what was sent last.
 		v.cause, v.severity = "answer_pending", Inventory
 	}

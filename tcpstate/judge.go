@@ -49,6 +49,8 @@ type judgement struct {
 	limitErr error
 	unarmed  uint64 // connections that are left to the sweep now
 	infoErr  error  // why TCP_INFO could not be read, once
+	// infoShort is the length of the kernel's TCP_INFO if fields of it are missing.
+	infoShort uint16
 
 	pollerErr atomic.Pointer[error] // nil: epoll works, or has not been tried
 	series    seriesTable

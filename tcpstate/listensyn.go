@@ -1,6 +1,7 @@
 package tcpstate
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"sync"
@@ -106,15 +107,13 @@ func (w *synWatch) take() map[*Listening]synCount {
 	return counts
 }
 
-// facility says whether there is anything to know.
-func (w *synWatch) facility() Facility {
+// facility says whether there is anything to know. noDiag is why nothing can be
+// dumped, nil where it can.
+func (w *synWatch) facility(noDiag error) Facility {
 	f := Facility{Name: "syn_recv", OK: true, Detail: "handshakes that clients do not complete are seen"}
 	w.mu.Lock()
-	err := w.dumped
+	err := cmp.Or(w.err, w.dumped, noDiag)
 	w.mu.Unlock()
-	if w.err != nil {
-		err = w.err
-	}
 	if err != nil {
 		f.OK, f.Detail = false, "handshakes that clients do not complete are not seen: "+err.Error()
 		f.Kinds = []Kind{KindListenerSYNRecv}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"net"
+	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/epoll"
 )
@@ -22,6 +23,9 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	flags |= s.flags
 	if s.err != nil {
 		t.judge.noInfo(s.err)
+	}
+	if n := s.sample.short; n != 0 {
+		t.judge.infoShort = n
 	}
 	t.judge.traffic(e, &s.sample)
 	fl, sus := e.flags.Load(), e.sus
@@ -139,6 +143,7 @@ func shownState(h history, s State) State {
 
 // progress notes what moved since the last look: bytes that the peer
 // acknowledged, bytes that the application took, a Read, or what a use told.
+// Where the kernel does not count bytes, anything sent or received is progress.
 func (sus *suspicion) progress(e *entry, s *sample, now int64) {
 	re, moved := e.readEpoch.Load(), e.moved.Load()
 	if !s.ok {
@@ -149,6 +154,9 @@ func (sus *suspicion) progress(e *entry, s *sample, now int64) {
 		sus.sampled, sus.askedAt = true, now
 	} else {
 		if acked > sus.sentOut && !sus.hist.dead {
+			sus.progressAt, sus.ackedAt = now, now
+		}
+		if s.lacks(bytesEnd) && min(s.dataSent, s.dataRecv) < time.Duration(now-sus.sampledAt) {
 			sus.progressAt, sus.ackedAt = now, now
 		}
 		if consumed > sus.consumed || re != sus.readEpoch || moved != sus.moved {
@@ -184,7 +192,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		// A RawConn reads unseen, as os does for io.CopyN to a file. Of the bytes
 		// received one may be the FIN.
 		everRead:  re != 0 || sus.sample.consumed() > 1,
-		everWrote: sus.sample.bytesSent > 0,
+		everWrote: sus.sample.bytesSent > 0 || !sus.sample.ok || sus.sample.lacks(bytesEnd), // for all that is known
 		copying:   e.copying.Load() > 0,
 		readErr:   readErr,
 		using:     seen.using,

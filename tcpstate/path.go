@@ -132,10 +132,15 @@ func (f *facts) pathVerdict() verdict {
 	return verdict{kind: KindPathLocalAddressGone, since: f.addrGone}
 }
 
-func (p *pathWatch) facility() Facility {
+func (p *pathWatch) facility(t *Tracker) Facility {
 	f := Facility{Name: "interface_addrs", OK: true, Detail: "it is noticed when a connection's address leaves the machine"}
-	if p.err != nil {
-		f.OK, f.Detail = false, "the addresses of the interfaces could not be read: "+p.err.Error()
+	err := p.err
+	if err == nil && len(p.had) == 0 {
+		_, err = t.seam.addrs() // nobody has needed them yet
+	}
+	if err != nil {
+		f.OK = false
+		f.Detail = "the addresses of the interfaces could not be read: " + err.Error() + "; that a connection's address leaves the machine is not noticed"
 		f.Kinds = []Kind{KindPathLocalAddressGone}
 	}
 	return f

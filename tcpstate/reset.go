@@ -63,7 +63,7 @@ type parting struct {
 func (p *parting) reset() (k Kind, cause string, repeats bool) {
 	s := &p.last
 	switch {
-	case !s.ok:
+	case !s.ok || s.lacks(bytesEnd):
 		return "", "", false
 	case p.hist.dead && p.hist.end == endReset:
 		return p.received()

@@ -34,7 +34,25 @@ type sample struct {
 	dataSent, dataRecv, ackRecv  time.Duration // ages
 	bytesAcked, bytesReceived    uint64
 	bytesSent                    uint64
+	short                        uint16 // length of a TCP_INFO that ends before windowEnd: what lies behind is not known; 0: it has all
 }
+
+// Where struct tcp_info ended in the kernels before a field came that is used
+// here (include/uapi/linux/tcp.h). None has ever filled less than oldestEnd.
+const (
+	oldestEnd    = 104
+	bytesEnd     = 136 // bytes_acked and bytes_received, Linux 4.1
+	notSentEnd   = 148 // Linux 4.6
+	payloadEnd   = 160 // data_segs_out, Linux 4.6
+	busyEnd      = 176 // Linux 4.10
+	deliveredEnd = 196 // Linux 4.18
+	bytesSentEnd = 208 // Linux 4.19
+	windowEnd    = 232 // the peer's window, Linux 5.4
+)
+
+// lacks reports whether the kernel did not fill the field that ends there: its
+// zero says nothing.
+func (s *sample) lacks(end uint16) bool { return s.short != 0 && s.short < end }
 
 // traffic is what the metrics have counted of a connection so far.
 type traffic struct {
@@ -72,8 +90,8 @@ func (s *sample) consumed() uint64 {
 // something came back after it, and nothing but a FIN waits to be read.
 func (s *sample) complete() bool {
 	// A FIN counts as one byte received.
-	return s.ok && s.bytesSent > 0 && s.bytesReceived > 1 &&
-		s.recvQueue == 0 && s.sendQueue == 0 && s.dataRecv <= s.dataSent
+	moved := s.bytesSent > 0 && s.bytesReceived > 1 || s.lacks(bytesEnd)
+	return s.ok && moved && s.recvQueue == 0 && s.sendQueue == 0 && s.dataRecv <= s.dataSent
 }
 
 // leavesData reports whether a Close now would leave behind what its caller
@@ -152,6 +170,9 @@ func (s *sampler) control(fd uintptr) {
 	if s.full && s.sample.ok {
 		if in, out, err := tcpinfo.Queues(fd); err == nil {
 			s.sample.recvQueue, s.sample.sendQueue = int32(in), int32(out)
+			if p := &s.sample; p.lacks(notSentEnd) && p.unacked == 0 {
+				p.notSent = uint32(max(out, 0))
+			}
 		}
 	}
 	if s.ask || s.flags&epoll.ReadHup != 0 {
@@ -209,7 +230,8 @@ func (s *sampler) lastLook(fd uintptr) {
 }
 
 // parse reads the fields it needs at their offsets in struct tcp_info
-// (include/uapi/linux/tcp.h). A field that the kernel did not fill stays zero.
+// (include/uapi/linux/tcp.h). A field that the kernel did not fill stays zero,
+// and short says so.
 func (s *sample) parse(b []byte) {
 	u32 := func(off int) uint32 {
 		if len(b) < off+4 {
@@ -224,10 +246,13 @@ func (s *sample) parse(b []byte) {
 		return binary.NativeEndian.Uint64(b[off:])
 	}
 	ms := func(off int) time.Duration { return time.Duration(u32(off)) * time.Millisecond }
-	if len(b) < 8 {
+	if len(b) < oldestEnd {
 		return
 	}
 	s.ok = true
+	if len(b) < windowEnd {
+		s.short = uint16(len(b))
+	}
 	s.state = State(b[0])
 	s.retransmits, s.probes, s.backoff = b[2], b[3], b[4]
 	s.unacked = u32(24)
@@ -235,13 +260,17 @@ func (s *sample) parse(b []byte) {
 	s.rto = time.Duration(u32(8)) * time.Microsecond
 	s.sendMSS, s.sacked, s.delivered = u32(16), u32(28), u32(192)
 	s.rtt = time.Duration(u32(68)) * time.Microsecond
-	s.notSent, s.sendWindow, s.windowKnown = u32(144), u32(228), len(b) >= 232
-	s.recvWindow, s.recvWindowKnown = u32(232), len(b) >= 236
+	s.notSent, s.sendWindow, s.windowKnown = u32(144), u32(windowEnd-4), len(b) >= windowEnd
+	s.recvWindow, s.recvWindowKnown = u32(windowEnd), len(b) >= windowEnd+4
 	s.busy = time.Duration(u64(168)) * time.Microsecond
 	s.totalRetrans = u32(100)
 	s.bytesAcked, s.bytesReceived, s.bytesSent = u64(120), u64(128), u64(200)
-	if len(b) < 208 {
-		// Before Linux 4.19 what was acknowledged stands for what was sent.
-		s.bytesSent = s.bytesAcked
+	if len(b) < bytesSentEnd {
+		// What was acknowledged stands for what was sent. Of that a client's SYN
+		// counts as a byte.
+		s.bytesSent = s.bytesAcked - min(s.bytesAcked, 1)
+		if s.bytesSent == 0 && len(b) >= payloadEnd && u32(payloadEnd-4) > 0 {
+			s.bytesSent = 1
+		}
 	}
 }

@@ -21,7 +21,7 @@ func (e *entry) idleSince(s *sample, uses uint32, limits *Thresholds) bool {
 	if e.ctxDone == nil || limits.UnusedDial == off {
 		return false
 	}
-	if s.bytesSent > 0 || uses > 0 || e.readEpoch.Load() != 0 || e.copying.Load() > 0 || e.flags.Load()&flagsTouched != 0 {
+	if s.bytesSent > 0 || s.lacks(bytesEnd) || uses > 0 || e.readEpoch.Load() != 0 || e.copying.Load() > 0 || e.flags.Load()&flagsTouched != 0 {
 		e.ctxDone = nil
 		return false
 	}

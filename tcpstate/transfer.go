@@ -82,8 +82,8 @@ func (f *facts) unresponsive() verdict {
 			return f.lookAgain()
 		}
 		return f.after(v.since+int64(f.limits.Unresponsive), v)
-	case s.unacked == 0 || s.retransmits == 0:
-		return verdict{}
+	case s.unacked == 0 || s.retransmits == 0 || s.lacks(busyEnd):
+		return verdict{} // what is unacknowledged may have been sent a moment ago
 	}
 	silent := f.unackedFor()
 	v := verdict{kind: KindPeerUnresponsive, since: f.now - int64(silent)}
@@ -126,7 +126,7 @@ func (s *sample) firstRTO() time.Duration { return s.rto >> min(s.backoff, 16) }
 // are large, and those that were acknowledged were small.
 func (s *sample) largeLost() bool {
 	const large = 1000 // bytes; less gets through everywhere
-	if s.unacked == 0 {
+	if s.unacked == 0 || s.lacks(deliveredEnd) {
 		return false
 	}
 	lost := (uint64(max(s.sendQueue, 0)) - min(uint64(max(s.sendQueue, 0)), uint64(s.notSent))) / uint64(s.unacked)
@@ -230,7 +230,7 @@ const leftOver = 4 << 10
 func (f *facts) notReading() verdict {
 	s := &f.sample
 	switch {
-	case f.limits.NotReading == off || s.recvQueue == 0 || f.copying:
+	case f.limits.NotReading == off || s.recvQueue == 0 || f.copying || s.lacks(bytesEnd):
 		return verdict{}
 	case !f.blind && !f.everRead && !f.everWrote:
 		return verdict{} // never touched: see accepted.go and setup.go

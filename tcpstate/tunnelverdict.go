@@ -94,6 +94,9 @@ func (f *tunnelFacts) orphan() verdict {
 // halfClosed judges a tunnel of which one side has ended its direction.
 func (f *tunnelFacts) halfClosed() verdict {
 	d, u := &f.down, &f.up
+	if d.sample.lacks(bytesEnd) || u.sample.lacks(bytesEnd) {
+		return verdict{} // bytes may be moving
+	}
 	if !f.raw || f.halfClose || !d.open() || !u.open() || d.fin == u.fin || !d.empty() || !u.empty() {
 		return verdict{}
 	}
