@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"time"
 
 	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/listener"
@@ -51,6 +52,23 @@ func RawConns(ctx context.Context) (net.Conn, net.Listener, error) {
 	}
 	ln, err := listener.Listen("tcp", ":7000")
 	return conn, ln, err
+}
+
+// Quick dials so that the kernel gives up on a dead peer in 30 seconds.
+func Quick(ctx context.Context, address string) (net.Conn, error) {
+	d := dialer.Dialer{Name: "queue", DetectWithin: 30 * time.Second}
+	return d.DialContext(ctx, "tcp", address)
+}
+
+var errStale = errors.New("the server is gone")
+
+// Checkout refuses a connection whose peer no longer answers.
+func Checkout(ctx context.Context, conn net.Conn) error {
+	switch tcpstate.Of(conn).Probe(ctx).Outcome {
+	case tcpstate.ProbeNoAnswer, tcpstate.ProbeEnded:
+		return errStale
+	}
+	return nil
 }
 
 // TCPProxy joins a client's connection with one to a backend. With connections

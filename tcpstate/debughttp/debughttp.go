@@ -34,7 +34,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		if t.IsZero() {
 			return ""
 		}
-		return tcpstate.Duration(time.Since(t)).String()
+		return tcpstate.Duration(max(time.Since(t), 0)).String()
 	},
 	"line": line,
 	// more says how many rows of a table are not there, and how many there are.

@@ -121,6 +121,8 @@ func TestThePageShowsEverything(t *testing.T) {
 		at += i
 	}
 	require.NotContains(t, body, "Nothing is wrong.")
+	require.NotContains(t, body, "SYN sent again: 0")
+	require.NotContains(t, body, `<td class="n">?</td>`)
 	require.Contains(t, get(t, h, "/?n=0").Body.String(), "1 more; add <code>?n=1</code>")
 
 	var v struct {

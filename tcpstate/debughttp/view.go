@@ -94,6 +94,14 @@ type attempt struct {
 	Retransmits *int           `json:"retransmits,omitempty"` // of the SYN; absent: not known
 }
 
+// SentAgain returns how often the SYN was sent again, 0 where that is not known.
+func (a attempt) SentAgain() int {
+	if a.Retransmits == nil {
+		return 0
+	}
+	return *a.Retransmits
+}
+
 // listener is a row of the table of listeners.
 type listener struct {
 	Name       string          `json:"name,omitempty"`
