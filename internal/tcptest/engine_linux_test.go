@@ -153,6 +153,33 @@ func TestASeedDecidesWhatAScriptDoes(t *testing.T) {
 	require.NotEqual(t, draw(1), draw(2))
 }
 
+func TestAReportSaysWhatOneEndCannotKnow(t *testing.T) {
+	f := tcpstate.Finding{Kind: "dial.tuple_stuck", Severity: tcpstate.Warning, Title: "stuck", Summary: "what it is cannot be known from this end"}
+	require.NoError(t, admits(&f))
+	f.Kind = "dial.no_answer"
+	require.ErrorContains(t, admits(&f), "is in the report: true")
+	f.Summary = "no answer"
+	require.NoError(t, admits(&f))
+	f.Kind = "dial.tuple_stuck"
+	require.ErrorContains(t, admits(&f), "is in the report: false")
+}
+
+func TestAMixtureFindsBothKindsAndNoOther(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"one is missing":   {"mix close_wait.eof_seen peer.unresponsive\nserver s c\nclose c\neof s\nexpect close_wait.eof_seen\n", "nobody expected peer.unresponsive"},
+		"a third":          {"mix close_wait.eof_seen close_wait.error_path\nserver s c\nserver d e\nserver f g\nsay c s 1..9\nsay e d 1..9\ntimeout d\nclose c\nclose e\nclose g\neof s\neof f\nallow close_wait.error_path\nallow close_wait.idle_in_pool\nclient k l pooled\nclose l\nexpect close_wait.eof_seen count=2\nexpect close_wait.error_path\n", "a mixture of two kinds, and close_wait.idle_in_pool"},
+		"one only counted": {"mix close_wait.eof_seen peer.unresponsive\nserver s c\nserver d e\nclose c\neof s\nsend e 2000\nclose d\nwait 0.9T\nexpect close_wait.eof_seen\n", "unexpected reset.by_us_unread"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, err := parseScript("mix_x.txt", c.text)
+			require.NoError(t, err)
+			_, err = runScript(t, s, 1)
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
 func TestEveryClassHasACaseAndATwin(t *testing.T) {
 	scripts, err := loadScripts(scriptDir())
 	require.NoError(t, err)

@@ -190,9 +190,6 @@ func TestScenario(t *testing.T) {
 			for _, s := range scripts {
 				t.Run(s.name(), func(t *testing.T) {
 					t.Parallel()
-					if testing.Short() && s.threshold() > time.Minute {
-						t.Skip("it takes half a minute")
-					}
 					defer func() {
 						if t.Skipped() {
 							tab.skipped(s)
@@ -200,6 +197,9 @@ func TestScenario(t *testing.T) {
 							tab.failed(s)
 						}
 					}()
+					if testing.Short() && s.threshold() > time.Minute {
+						t.Skip("it takes half a minute")
+					}
 					got, err := runScript(t, s, seed)
 					tab.ran(s, got, err)
 					if err != nil && exists(s.kind) {
