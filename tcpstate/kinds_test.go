@@ -58,11 +58,13 @@ const docHead = `# Findings
 What this version can find, what it means, and what to do about it. A program
 gets the same from ` + "`tcpstate.Kinds()`" + `.
 
-A finding is about one connection. It opens once, keeps its number and its age
-while its kind sharpens, and is cleared when the condition ends. Findings of
-one kind from one line of code and one name are a group: a group is reported
-when it opens, with its counts at growing intervals while they change, and when
-its last member has gone.
+A finding is about one fault of a connection, or of what its kind says: a dial,
+a listener, a target, a tunnel, a line of code, the process. It opens once, keeps
+its number and its age while its kind sharpens, and is cleared when the condition
+ends; an event, which has no end, after ten minutes. Findings of one kind from
+one line of code and one name are a group: a group is reported when it opens,
+with its counts at growing intervals while they change, and when its last member
+has gone. Of several faults of one connection the gravest is reported.
 
 Progress starts every clock again: bytes that the peer acknowledges, a read by
 the application, a use that begins or ends. ` + "`Expect`" + ` declares what is normal on
@@ -93,7 +95,15 @@ func findingsDoc() []byte {
 		for _, c := range k.Causes {
 			fmt.Fprintf(&b, "- %s\n", c)
 		}
-		fmt.Fprintf(&b, "\nWhat to do: %s.\n\nReported: %s.\n\n", k.Fix, k.Default)
+		fmt.Fprintf(&b, "\nWhat to do: %s.\n\n", k.Fix)
+		if len(k.Checks) > 0 {
+			b.WriteString("What to check next, filled in for the subject in reports:\n\n")
+			for _, c := range k.Checks {
+				fmt.Fprintf(&b, "    %s\n", c)
+			}
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "About: %s. Reported: %s.\n\n", k.Subject, k.Default)
 		i := slices.IndexFunc(examples, func(ex exampleRow) bool { return ex.Kind == k.Kind })
 		fmt.Fprintf(&b, "```text\n%s```\n", examples[i].String())
 	}
