@@ -190,7 +190,7 @@ func TestTooManyLinesShareAGroup(t *testing.T) {
 	require.Equal(t, uint64(10), d.tr.Stats().Overflow)
 	counts := d.tr.FindingCounts()
 	require.Len(t, counts, maxGroups+1)
-	require.Equal(t, FindingCount{Kind: kindA, Severity: Warning, Name: otherNames, Open: 10}, counts[0])
+	require.Equal(t, FindingCount{Kind: kindA, Severity: Warning, Name: otherNames, ID: maxGroups + 1, Open: 10, Opened: 10}, counts[0])
 	d.pass(time.Second, func(now int64) {
 		for f := range d.tr.judge.findings {
 			d.tr.settle(f.about, &f.about.(*entry).sus.finding, verdict{}, now)
