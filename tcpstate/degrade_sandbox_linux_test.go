@@ -100,7 +100,7 @@ func TestWithoutNetlink(t *testing.T) {
 
 	addr := tcptest.DeadListener(t)
 	cancel, wait := r.dialing(&dialer.Dialer{Tracker: r.tr, NetDialer: plain()}, addr)
-	r.resent(1)
+	r.resent(2)
 	r.clk.Advance(45 * time.Second)
 	kinds := map[tcpstate.Kind]int{}
 	for _, f := range r.tr.Findings() {
