@@ -111,6 +111,8 @@ func TestFacilitiesSayWhatIsMissing(t *testing.T) {
 			tt.take(tr.seam)
 			_, s := tcptest.Pair(t)
 			tr.Track(s, Origin{Role: Server})
+			ln := tcptest.Listen(t)
+			tr.AddListener(ln, Origin{Role: Server})
 			clk.Advance(20 * time.Second)
 			var names []string
 			for _, f := range tr.Facilities() {
