@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Finding is one fault of a connection, or of another Subject, as it was when it was reported. Its
-// JSON form is stable: fields are added, never renamed.
+// Finding is one fault of a connection, or of another Subject, as it was when it
+// was reported. Its JSON form is stable: fields are added, never renamed.
 type Finding struct {
 	ID       uint64   `json:"id"`
 	Kind     Kind     `json:"kind"`
