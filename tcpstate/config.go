@@ -28,6 +28,13 @@ type Config struct {
 	// 100 ms is refused.
 	SweepInterval time.Duration
 
+	// ProbePooled is how long a connection that is declared Expect.Pooled may lie
+	// idle before its peer is asked, by one keepalive probe and under the rules
+	// of Watch.Probe, whether it is still there. What does not answer is reported
+	// as peer.dead_probes before anybody takes it out of the pool. Zero and
+	// less: peers are not asked. Less than 2 s is refused.
+	ProbePooled time.Duration
+
 	// HideFrames lists prefixes of function names that never are the line of
 	// code to open: wrappers and middleware of the application.
 	HideFrames []string
@@ -221,6 +228,9 @@ func (c *Config) validate() error {
 	}
 	if c.SweepInterval > time.Hour {
 		return fmt.Errorf("tcpstate: SweepInterval %v is above an hour", c.SweepInterval)
+	}
+	if d := c.ProbePooled; d > 0 && d < 2*time.Second {
+		return fmt.Errorf("tcpstate: ProbePooled %v is below 2s", d)
 	}
 	for _, th := range c.Thresholds.all() {
 		if *th.d > 0 && *th.d < th.min {

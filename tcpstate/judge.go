@@ -38,6 +38,7 @@ type judgement struct {
 	tunnels   tunnelTable
 	process   processChore
 	pooling   poolingChore
+	probes    pooledProbes
 	paths     pathWatch
 
 	cfg      *settings // as last acted upon

@@ -28,6 +28,9 @@ func (t *Tracker) lookOpen(e *entry, now int64, hist history, seen *observation)
 	if s.sample.ok && o.auditable() {
 		t.audit(e, now)
 	}
+	if d := cfg.ProbePooled; d > 0 && s.sample.ok && o.pooledIdle(d) {
+		t.probePooled(e)
+	}
 	asked := s.sample.ok && o.questionable()
 	if asked && !s.full {
 		s.again(e)

@@ -295,6 +295,7 @@ func (t *Tracker) Close() error {
 	}
 	t.judge.dialing.ports.counting.Wait()
 	t.judge.listening.syn.counting.Wait()
+	t.judge.probes.wg.Wait()
 	t.judge.mu.Lock()
 	t.meet(t.now()) // what ended before is told
 	t.flush(t.now())
