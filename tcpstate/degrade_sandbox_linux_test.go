@@ -18,14 +18,12 @@ import (
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
-// withoutNetlink runs the test in a child of this process for which the kernel
-// refuses netlink sockets, as the sandboxes of containers do. It reports
-// whether this is that child.
-func withoutNetlink(t *testing.T) bool {
+// inSandbox runs the test in a child of this process, to which the kernel may
+// refuse what it likes. It reports whether this is that child.
+func inSandbox(t *testing.T) bool {
 	t.Helper()
-	const mark = "TCPSTATE_TEST_NO_NETLINK"
+	const mark = "TCPSTATE_TEST_SANDBOX"
 	if os.Getenv(mark) != "" {
-		refuseNetlink(t)
 		return true
 	}
 	exe, err := os.Executable()
@@ -60,6 +58,24 @@ func refuseNetlink(t *testing.T) {
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
 	}
+	install(t, filter)
+	_, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	require.ErrorIs(t, err, unix.EPERM)
+}
+
+// refuse makes a system call fail with EPERM in every thread of the process.
+func refuse(t *testing.T, call uint32) {
+	t.Helper()
+	install(t, []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: call, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	})
+}
+
+func install(t *testing.T, filter []unix.SockFilter) {
+	t.Helper()
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -69,16 +85,15 @@ func refuseNetlink(t *testing.T) {
 		t.Skipf("no seccomp filters here: %v", errno)
 	}
 	require.Zero(t, errno)
-	_, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
-	require.ErrorIs(t, err, unix.EPERM)
 }
 
 // Without netlink nothing is known of closed sockets, of all sockets of the host
 // and of the addresses of the interfaces. Everything else is as ever.
 func TestWithoutNetlink(t *testing.T) {
-	if !withoutNetlink(t) {
+	if !inSandbox(t) {
 		return
 	}
+	refuseNetlink(t)
 	_, err := net.InterfaceAddrs()
 	require.ErrorIs(t, err, unix.EPERM)
 
@@ -138,4 +153,28 @@ func lost(tr *tcpstate.Tracker) map[string][]tcpstate.Kind {
 		}
 	}
 	return all
+}
+
+// Go cannot do without epoll, but it needs only one: a sandbox that is closed
+// after that refuses the one of the tracker.
+func TestWithoutAnEpollOfItsOwn(t *testing.T) {
+	if !inSandbox(t) {
+		return
+	}
+	tcptest.Pair(t) // with which Go has its own
+	refuse(t, unix.SYS_EPOLL_CREATE1)
+	r := newRig(t)
+	leaked, client := r.accepted()
+	r.say(client, "hello", leaked)
+	r.say(leaked, "hello", client)
+	r.closes(client, leaked.TCPConn)
+	r.clk.Advance(45 * time.Second)
+	f := r.one(tcpstate.KindCloseWaitNotReading)
+	require.Zero(t, r.tr.Stats().Watched)
+	missing := lost(r.tr)
+	require.Len(t, missing, 1)
+	require.Contains(t, missing["epoll"], f.Kind)
+	require.Contains(t, facility(t, r.tr, "epoll").Detail, "operation not permitted")
+	r.clears(leaked)
+	require.Zero(t, r.tr.Stats().Panics)
 }

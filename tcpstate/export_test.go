@@ -31,6 +31,7 @@ type Seam struct {
 	Looked     func(id uint64, f epoll.Flags)
 	NoHooks    error // of net.Dialer
 	NoTrace    error
+	NoProc     error // of all that is read from /proc
 }
 
 // SetSeam takes facilities away from a tracker that was not used yet.
@@ -57,6 +58,13 @@ func SetSeam(t *Tracker, with Seam) {
 	}
 	if with.Orphans != nil {
 		s.orphans = with.Orphans
+	}
+	if err := with.NoProc; err != nil {
+		s.maxWatches = func() (int, error) { return 0, err }
+		s.orphans = func() (int, error) { return 0, err }
+		s.openFiles = func() (limit, used int) { return 0, 0 }
+		s.portFacts = func() (portFacts, error) { return portFacts{}, err }
+		s.synRetransmits = func() (uint64, error) { return 0, err }
 	}
 	s.dialHooks, s.dialTrace = with.NoHooks, with.NoTrace
 	if with.Looked != nil {

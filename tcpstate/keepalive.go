@@ -30,8 +30,8 @@ func (o *openLook) auditable() bool {
 	return !o.e.audited && o.sample.dataRecv > o.limits.Idle/20 && o.seen.expect.Heartbeat == 0
 }
 
-// audit looks at the timers of e, unless its line was audited before. It is
-// called by the loop.
+// audit looks at the timers of e, unless its line was audited before. Multipath
+// TCP does not tell them and is left out. It is called by the loop.
 func (t *Tracker) audit(e *entry, now int64) {
 	e.audited = true
 	j := &t.judge
