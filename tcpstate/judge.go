@@ -166,7 +166,9 @@ func (t *Tracker) change(f *finding, v verdict, now int64) {
 	was, g := f.kind, f.g
 	t.leave(f, v.kind, now)
 	f.kind, f.severity, f.cause = v.kind, v.weight(), v.cause
-	f.since = min(f.since, v.since)
+	if v.since != 0 {
+		f.since = min(f.since, v.since)
+	}
 	id := g.id // one fault, one number, as long as nobody else has it
 	if g.open > 0 {
 		t.judge.lastID++
