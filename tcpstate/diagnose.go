@@ -17,9 +17,8 @@ type facts struct {
 	halfAt        int64 // when our direction alone was closed
 	heardAt       int64 // last byte that came since
 	progressAt    int64 // last progress, of the application or of the peer's acknowledgements
-	askedAt       int64 // first look that had a question; of the three after it, 0: never
+	askedAt       int64 // first look that had a question; of the two after it, 0: never
 	ackedAt       int64 // the peer acknowledged bytes
-	takenAt       int64 // the application took bytes, or tried to
 	aliveAt       int64 // the application said that the peer is there
 	wait          answerWait
 	sample        sample

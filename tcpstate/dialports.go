@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,10 +48,8 @@ func readPortFacts() (f portFacts, err error) {
 		return f, err
 	}
 	f.reuse = 2 // since Linux 4.19, if it cannot be read
-	if b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_tw_reuse"); err == nil {
-		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-			f.reuse = n
-		}
+	if n, err := readNumber("/proc/sys/net/ipv4/tcp_tw_reuse"); err == nil {
+		f.reuse = n
 	}
 	return f, nil
 }

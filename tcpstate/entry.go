@@ -121,7 +121,6 @@ type suspicion struct {
 	deadAt     int64
 	progressAt int64 // last progress seen since the FIN
 	ackedAt    int64 // when the peer was last seen to have acknowledged bytes, since the first look
-	takenAt    int64 // when the application was last seen to have taken bytes, or to try
 	askedAt    int64 // first look that had a question
 	readEpoch  uint64
 	moved      uint64

@@ -37,13 +37,11 @@ func (t *Tracker) audit(e *entry, now int64) {
 	j := &t.judge
 	site := e.ownerSite(KindKeepaliveOff, j.hide)
 	key := auditKey{site.OwnerKey(j.hide), e.series.name, e.role}
-	raw := e.rawConn()
-	if _, done := j.audits[key]; done || len(j.audits) >= maxAudits || raw == nil || t.seam.near(e.remote.IP) {
+	if _, done := j.audits[key]; done || len(j.audits) >= maxAudits || t.seam.near(e.remote.IP) {
 		return
 	}
-	var p tcpinfo.Patience
-	ok := false
-	if raw.Control(func(fd uintptr) { p, ok = tcpinfo.PatienceOf(fd) }) != nil || !ok {
+	p, ok := e.patience()
+	if !ok {
 		return
 	}
 	if j.audits == nil {
@@ -57,6 +55,16 @@ func (t *Tracker) audit(e *entry, now int64) {
 	th := t.auditThing(e, site, p)
 	j.audits[key] = th
 	th.judge(t, v, now)
+}
+
+// patience returns the timers of an open connection, where they are known.
+func (e *entry) patience() (p tcpinfo.Patience, ok bool) {
+	raw := e.rawConn()
+	if raw == nil {
+		return p, false
+	}
+	err := raw.Control(func(fd uintptr) { p, ok = tcpinfo.PatienceOf(fd) })
+	return p, ok && err == nil
 }
 
 func (t *Tracker) auditThing(e *entry, site sites.ID, p tcpinfo.Patience) *thing {

@@ -160,7 +160,7 @@ func (sus *suspicion) progress(e *entry, s *sample, now int64) {
 			sus.progressAt, sus.ackedAt = now, now
 		}
 		if consumed > sus.consumed || re != sus.readEpoch || moved != sus.moved {
-			sus.progressAt, sus.takenAt = now, now
+			sus.progressAt = now
 		}
 	}
 	sus.sentOut, sus.consumed, sus.readEpoch, sus.moved = acked, consumed, re, moved
@@ -170,7 +170,7 @@ func (sus *suspicion) progress(e *entry, s *sample, now int64) {
 func (sus *suspicion) used(uses uint32, using bool, now int64) {
 	if uses != sus.uses || using != sus.using {
 		if sus.counted {
-			sus.progressAt, sus.takenAt = now, now
+			sus.progressAt = now
 		}
 		sus.uses, sus.using = uses, using
 	}
@@ -186,7 +186,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		now: now, born: int64(e.born.Sub(t.base)), role: e.role, blind: e.flags.Load()&flagWrapped == 0,
 		hist:  sus.hist,
 		finAt: sus.finAt, deadAt: sus.deadAt, progressAt: sus.progressAt,
-		askedAt: sus.askedAt, ackedAt: sus.ackedAt, takenAt: sus.takenAt, aliveAt: e.movedAt(),
+		askedAt: sus.askedAt, ackedAt: sus.ackedAt, aliveAt: e.movedAt(),
 		wait:   seen.wait,
 		sample: sus.sample, addrGone: sus.cutOff(now),
 		// A RawConn reads unseen, as os does for io.CopyN to a file. Of the bytes

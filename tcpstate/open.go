@@ -69,10 +69,16 @@ func (o *openLook) questionable() bool {
 // bothOpen judges a connection whose peer has neither closed nor gone: the
 // strongest verdict counts.
 func (f *facts) bothOpen() verdict {
-	var due int64
-	for _, judge := range [...]func(*facts) verdict{
+	return f.first(
 		(*facts).pathVerdict, (*facts).halfClosedVerdict, (*facts).transferVerdict, (*facts).acceptedVerdict, (*facts).setupVerdict,
-	} {
+	)
+}
+
+// first returns the first verdict that names a kind, or else when to look again.
+// What is to be ignored does not hide what comes after it.
+func (f *facts) first(judges ...func(*facts) verdict) verdict {
+	var due int64
+	for _, judge := range judges {
 		v := judge(f)
 		if v.kind != "" && !f.expect.ignores(v.kind) {
 			return v

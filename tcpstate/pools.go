@@ -105,6 +105,9 @@ type poolSite struct {
 	thing thing
 	made  []madePool // the last ones, oldest first
 	total uint64
+
+	shownLately int // as at the last run, for readers of the finding; owned by the loop
+	shownTotal  uint64
 }
 
 type madePool struct {
@@ -133,9 +136,9 @@ func (c *poolingChore) made(t *Tracker, p *Pool) {
 			kind: SubjectSite, name: p.name, series: t.judge.seriesOf(Client, p.name),
 			site: p.site, siteRole: "pool", opened: t.seam.now(),
 		}}
-		s.thing.facts = func(pub *Finding, now int64) {
-			pub.Evidence.note("pools made in the last minute", fmt.Sprint(s.lately(now)))
-			pub.Evidence.note("ever", fmt.Sprint(s.total))
+		s.thing.facts = func(pub *Finding, _ int64) {
+			pub.Evidence.note("pools made in the last minute", fmt.Sprint(s.shownLately))
+			pub.Evidence.note("ever", fmt.Sprint(s.shownTotal))
 		}
 		c.sites[key] = s
 	}
@@ -189,6 +192,7 @@ func (c *poolingChore) run(t *Tracker, now int64) {
 	c.due = 0
 	open := false
 	for key, s := range c.sites {
+		s.shownLately, s.shownTotal = s.lately(now), s.total
 		s.thing.judge(t, s.verdict(now), now)
 		switch {
 		case s.thing.finding != nil:

@@ -24,6 +24,28 @@ func TestAPoolForEveryCallIsReported(t *testing.T) {
 	require.Empty(t, r.tr.Findings(), "it has ended")
 }
 
+func TestPoolsMayBeMadeWhileFindingsAreRead(t *testing.T) {
+	r := newRig(t)
+	r.dialed(tcpstate.Expect{})
+	makes := func(n int) {
+		for range n {
+			r.tr.NewPool(tcpstate.Origin{Name: "payments"})
+		}
+	}
+	makes(10)
+	r.clk.Advance(2 * time.Second)
+	r.one(tcpstate.KindLeakPoolPerCall)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		makes(1000)
+	}()
+	for range 100 {
+		r.tr.Findings()
+	}
+	<-done
+}
+
 func TestPoolsThatAreOfUseAreNotReported(t *testing.T) {
 	for name, makes := range map[string]func(r *rig, i int){
 		"reused": func(r *rig, i int) {

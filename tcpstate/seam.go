@@ -132,8 +132,11 @@ func openDiag() (diagnoser, error) {
 // maxUserWatches reads the number of descriptors that one user may watch in all
 // epoll instances together (epoll(7)). Go's own poller lives on the same
 // allowance: exhausting it makes the application's Listen fail.
-func maxUserWatches() (int, error) {
-	b, err := os.ReadFile("/proc/sys/fs/epoll/max_user_watches")
+func maxUserWatches() (int, error) { return readNumber("/proc/sys/fs/epoll/max_user_watches") }
+
+// readNumber reads a setting of the kernel.
+func readNumber(path string) (int, error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}

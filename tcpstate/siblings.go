@@ -3,12 +3,7 @@ package tcpstate
 import (
 	"fmt"
 	"math/bits"
-	"os"
-	"strconv"
-	"strings"
 	"time"
-
-	"github.com/tcpstate/tcpstate-go/internal/tcpinfo"
 )
 
 // maxSiblings bounds the connections that are looked at to tell whether a path
@@ -93,8 +88,7 @@ func (e *entry) describePath(t *Tracker, f *finding, pub *Finding, now int64) {
 	case n.stuck > 0:
 		pub.Evidence.note("siblings", fmt.Sprintf("%d of %d other connections to the same target are stuck, too", n.stuck, n.stuck+n.unknown))
 	}
-	left, ok := e.patienceLeft(t, pub, time.Duration(now-f.since))
-	if ok {
+	if left, ok := e.patienceLeft(f.kind, time.Duration(now-f.since)); ok {
 		pub.Evidence.note("kernel gives up", "in about "+age(left))
 		pub.Evidence.GivesUpAt = t.wall(now + int64(left))
 	}
@@ -102,23 +96,16 @@ func (e *entry) describePath(t *Tracker, f *finding, pub *Finding, now int64) {
 
 // patienceLeft returns how long the kernel goes on asking: until the user
 // timeout, or else as often as the machine's settings say (tcp(7)).
-func (e *entry) patienceLeft(t *Tracker, pub *Finding, waited time.Duration) (left time.Duration, ok bool) {
-	raw := e.rawConn()
-	if raw == nil {
-		return 0, false
-	}
-	var p tcpinfo.Patience
-	if raw.Control(func(fd uintptr) { p, ok = tcpinfo.PatienceOf(fd) }) != nil || !ok {
-		return 0, false
-	}
+func (e *entry) patienceLeft(k Kind, waited time.Duration) (left time.Duration, ok bool) {
+	p, ok := e.patience()
 	total := p.User
 	if total == 0 {
-		if pub.Kind == KindPeerDeadProbes {
-			return 0, false // the number of probes is not among what was read
+		if k == KindPeerDeadProbes {
+			return 0, false // that limit is for retransmissions
 		}
 		total = retransmitTime(tcpRetries())
 	}
-	return max(total-waited, 0), true
+	return max(total-waited, 0), ok
 }
 
 const (
@@ -140,11 +127,7 @@ func retransmitTime(n int) time.Duration {
 // tcpRetries reads net.ipv4.tcp_retries2.
 func tcpRetries() int {
 	const usual = 15
-	b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_retries2")
-	if err != nil {
-		return usual
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	n, err := readNumber("/proc/sys/net/ipv4/tcp_retries2")
 	if err != nil || n < 0 || n > 255 {
 		return usual
 	}

@@ -48,20 +48,10 @@ func (f *facts) transferVerdict() verdict {
 	if f.sample.mptcp {
 		return f.notReading()
 	}
-	var due int64
-	for _, judge := range [...]func(*facts) verdict{
+	return f.first(
 		(*facts).unresponsive, (*facts).peerNotReading, (*facts).deadProbes, (*facts).noResponse,
 		(*facts).peerSilent, (*facts).notReading, (*facts).notReturned, (*facts).unverifiable,
-	} {
-		v := judge(f)
-		if v.kind != "" {
-			return v
-		}
-		if v.due != 0 && (due == 0 || v.due < due) {
-			due = v.due
-		}
-	}
-	return verdict{due: due}
+	)
 }
 
 // vain is how many retransmissions or window probes in a row make a peer that
