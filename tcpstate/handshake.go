@@ -154,6 +154,6 @@ func (c *dialingChore) lookAtShakes(t *Tracker, now int64) {
 			e.sus = new(suspicion)
 		}
 		e.sus.shake = h
-		t.suspect(e, now)
+		t.suspect(e, now, 0)
 	}
 }

@@ -221,7 +221,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 	t.settle(e, &sus.finding, v, now)
 	// What is due only after the next sweep is left to that one.
 	if v.due != 0 && (sus.hist.fin || sus.hist.dead || v.due-now <= int64(cfg.sweep())) {
-		t.suspect(e, now)
+		t.suspect(e, now, v.due)
 	}
 }
 

@@ -20,6 +20,10 @@ const (
 	tickBudget = 2 * time.Millisecond
 	// busyDelay separates ticks while work is left over.
 	busyDelay = 500 * time.Millisecond
+	// Up to fewSuspects are looked at when the verdict on one of them is due,
+	// but at most once in dueDelay.
+	fewSuspects = 64
+	dueDelay    = 100 * time.Millisecond
 )
 
 // agenda is when the loop has to act next. Guarded by judgement.mu.
@@ -114,7 +118,7 @@ func (t *Tracker) loop(before, done chan struct{}) {
 		}
 		wait = t.pass(evs)
 		if c := t.seam.clock; c != nil {
-			c.Passed()
+			c.Passed(wait)
 		}
 	}
 	p.Close()

@@ -13,26 +13,22 @@ func (t *Tracker) lookAtSuspects(now int64) {
 	for _, e := range due {
 		e.sus.queued = false
 	}
+	a.suspects = 0
 	spent := budget()
 	n := 0
 	for ; n < len(due) && (n%16 != 15 || !spent()); n++ {
 		t.look(due[n], now, 0) // queues it again if it is to be looked at again
 	}
-	wait := suspectInterval
 	if n < len(due) {
 		// Those that were not reached come first next time.
 		for _, e := range due[n:] {
 			e.sus.queued = true
 		}
 		j.suspects = slices.Insert(j.suspects, 0, due[n:]...)
-		wait = busyDelay
+		a.suspects = now + int64(busyDelay)
 	}
 	clear(due)
 	j.spare = due[:0]
-	a.suspects = 0
-	if len(j.suspects) > 0 {
-		a.suspects = now + int64(wait)
-	}
 }
 
 // sweepOn looks at the next part of all connections, for at most a tick's
@@ -94,15 +90,25 @@ func (t *Tracker) inSlot(i int) *entry {
 	return t.slots[i].e
 }
 
-// suspect puts e on the list that is looked at every second.
-func (t *Tracker) suspect(e *entry, now int64) {
+// suspect puts e on the list that is looked at every second, and when the
+// verdict on one of it is due, unless that is 0.
+func (t *Tracker) suspect(e *entry, now, due int64) {
 	j := &t.judge
-	if e.sus.queued {
-		return
+	if !e.sus.queued {
+		e.sus.queued = true
+		j.suspects = append(j.suspects, e)
 	}
-	e.sus.queued = true
-	j.suspects = append(j.suspects, e)
-	if j.agenda.suspects == 0 {
-		j.agenda.suspects = now + int64(suspectInterval)
+	if at := lookAt(len(j.suspects), now, due); j.agenda.suspects == 0 || at < j.agenda.suspects {
+		j.agenda.suspects = at
 	}
+}
+
+// lookAt is when to look at n subjects again, of which one is due. Many are
+// looked at once a second, whenever each of them is due.
+func lookAt(n int, now, due int64) int64 {
+	at := now + int64(suspectInterval)
+	if due == 0 || n > fewSuspects {
+		return at
+	}
+	return min(at, max(due, now+int64(dueDelay)))
 }

@@ -87,24 +87,25 @@ func (tt *tunnelTable) next() int64 { return tt.due }
 func (tt *tunnelTable) run(t *Tracker, now int64) {
 	due := tt.suspects
 	tt.suspects, tt.spare = tt.spare[:0], nil
-	wait := suspectInterval
+	next := now + int64(suspectInterval)
 	spent := budget()
 	for n, tn := range due {
 		if n%16 == 15 && spent() {
 			tt.suspects = append(tt.suspects, due[n:]...)
-			wait = busyDelay
+			next = now + int64(busyDelay)
 			break
 		}
 		tn.queued = false
-		if t.judgeTunnel(tn, now) {
+		if again, at := t.judgeTunnel(tn, now); again {
 			tt.suspect(tn, now)
+			next = min(next, lookAt(len(tt.suspects), now, at))
 		}
 	}
 	clear(due)
 	tt.spare = due[:0]
 	tt.due = 0
 	if len(tt.suspects) > 0 {
-		tt.due = now + int64(wait)
+		tt.due = next
 	}
 }
 
@@ -120,17 +121,18 @@ func (tt *tunnelTable) explains(e *entry, k Kind) bool {
 }
 
 // judgeTunnel looks at both connections of tn and judges them. It reports
-// whether tn is to be looked at again although nothing happens.
-func (t *Tracker) judgeTunnel(tn *Tunnel, now int64) (again bool) {
+// whether tn is to be looked at again although nothing happens, and when the
+// verdict is due, unless that is 0.
+func (t *Tracker) judgeTunnel(tn *Tunnel, now int64) (again bool, due int64) {
 	tt := &t.judge.tunnels
 	if tt.ended(tn) {
 		tn.settle(verdict{}, now)
-		return false
+		return false, 0
 	}
 	first := tn.seen == nil
 	s := tn.remember()
 	if !t.lookSide(tn.down, &s.down, now) || !t.lookSide(tn.up, &s.up, now) {
-		return true // closed a moment ago: meet will see it
+		return true, 0 // closed a moment ago: meet will see it
 	}
 	s.at = now
 	if first {
@@ -142,7 +144,7 @@ func (t *Tracker) judgeTunnel(tn *Tunnel, now int64) (again bool) {
 	if tn.outlived() {
 		tt.unlink(tn)
 		tn.settle(verdict{}, now)
-		return false
+		return false, 0
 	}
 	f := tunnelFacts{
 		now: now, down: s.down.leg, up: s.up.leg, downMoved: s.down.movedAt, upMoved: s.up.movedAt,
@@ -152,7 +154,7 @@ func (t *Tracker) judgeTunnel(tn *Tunnel, now int64) (again bool) {
 	v := f.verdict()
 	tn.settle(v, now)
 	tn.pending = v.kind != "" || v.due != 0
-	return tn.pending
+	return tn.pending, v.due
 }
 
 func (tn *Tunnel) remember() *tunnelSeen {

@@ -18,9 +18,7 @@ type dbPool struct {
 	idle  chan *tcpstate.Conn
 }
 
-func newLendingPool(r *run, target, name string, max int, x tcpstate.Expect) interface {
-	Get(ctx context.Context, network, address string) (net.Conn, error)
-} {
+func newDBPool(r *run, target, name string, max int, x tcpstate.Expect) *dbPool {
 	return &dbPool{
 		dial:  dialer.Dialer{Tracker: r.tr, Name: name, Expect: x},
 		addr:  target,
@@ -30,7 +28,7 @@ func newLendingPool(r *run, target, name string, max int, x tcpstate.Expect) int
 	}
 }
 
-func (p *dbPool) Get(ctx context.Context, _, _ string) (net.Conn, error) {
+func (p *dbPool) get(ctx context.Context) (net.Conn, error) {
 	select {
 	case p.slots <- struct{}{}:
 	default:

@@ -207,10 +207,10 @@ func TestEveryClassHasACaseAndATwin(t *testing.T) {
 		kindCases[e.kind] = true
 	}
 	for _, k := range tcpstate.Kinds() {
-		require.Contains(t, thresholds, k.Kind)
+		require.Contains(t, promises, k.Kind)
 		require.True(t, kindCases[k.Kind], "%s has no case", k.Kind)
 	}
-	for k := range thresholds {
+	for k := range promises {
 		if k != "fds.pressure" && k != "path.local_address_gone" {
 			require.True(t, kindCases[k], "%s has no case", k)
 		}

@@ -54,7 +54,7 @@ type run struct {
 	clients   map[string]*httppool.Transport
 	responses map[string]*http.Response
 	waiters   map[string]chan error // background work by the name of its connection
-	tunnels   map[string]any
+	pools     map[string]*dbPool
 	drips     map[string]*dripConn
 	hosts     map[string]*host
 	heads     map[net.Conn]int // bytes of a request head that were sent
@@ -120,7 +120,7 @@ func newRun(t testing.TB, s *script, seed uint64) *run {
 		clients:   make(map[string]*httppool.Transport),
 		responses: make(map[string]*http.Response),
 		waiters:   make(map[string]chan error),
-		tunnels:   make(map[string]any),
+		pools:     make(map[string]*dbPool),
 		drips:     make(map[string]*dripConn),
 		hosts:     make(map[string]*host),
 		heads:     make(map[net.Conn]int),
@@ -140,10 +140,8 @@ func newRun(t testing.TB, s *script, seed uint64) *run {
 	})
 	r.begun, r.acted = r.clk.Now(), r.clk.Now()
 	t.Cleanup(func() {
-		for _, p := range r.tunnels {
-			if p, ok := p.(*dbPool); ok {
-				p.shut()
-			}
+		for _, p := range r.pools {
+			p.shut()
 		}
 		r.close()
 		stop()

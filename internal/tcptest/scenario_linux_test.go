@@ -48,77 +48,6 @@ var offByDefault = map[string]time.Duration{
 	"Held":       30 * time.Second,
 }
 
-// thresholds is T of each kind: how long its condition lasts by default before
-// it is reported. For a kind that is reported at once it is the interval of the
-// sweep, which has to see it.
-var thresholds = map[tcpstate.Kind]time.Duration{
-	noFinding: 10 * time.Second,
-
-	"close_wait.unread_body":  30 * time.Second,
-	"close_wait.not_reading":  30 * time.Second,
-	"close_wait.eof_seen":     30 * time.Second,
-	"close_wait.error_path":   30 * time.Second,
-	"close_wait.never_read":   30 * time.Second,
-	"close_wait.idle_in_pool": 10 * time.Second,
-
-	"leak.collected":     10 * time.Second,
-	"leak.dead_socket":   30 * time.Second,
-	"leak.pool_per_call": time.Minute,
-	"leak.unused_dial":   30 * time.Second,
-	"leak.not_returned":  30 * time.Second,
-
-	"listener.overflow":          50 * time.Second,
-	"listener.not_accepting":     10 * time.Second,
-	"listener.blocked_in_accept": 5 * time.Second,
-	"listener.syn_recv":          10 * time.Second,
-
-	"accept.never_read":  30 * time.Second,
-	"accept.peer_silent": 30 * time.Second,
-	"accept.trickle":     30 * time.Second,
-
-	"dial.no_answer":        3 * time.Second,
-	"dial.tuple_stuck":      3 * time.Second,
-	"dial.fallback_starved": 10 * time.Second,
-	"dial.dns_slow":         2 * time.Second,
-	"dial.storm":            time.Minute,
-	"dial.ports":            10 * time.Second,
-
-	"handshake.stalled": 10 * time.Second,
-
-	"peer.unresponsive":    10 * time.Second,
-	"peer.dead_probes":     10 * time.Second,
-	"peer.not_reading":     30 * time.Second,
-	"peer.no_response":     30 * time.Second,
-	"peer.silent":          45 * time.Second, // of a declared heartbeat of 30 s
-	"peer.keeps_half_open": time.Minute,
-
-	"local.not_reading":       30 * time.Second,
-	"path.local_address_gone": 10 * time.Second,
-
-	"idle.unverifiable": 10 * time.Minute,
-
-	"keepalive.off":                    30 * time.Second,
-	"keepalive.slow":                   30 * time.Second,
-	"keepalive.user_timeout_overrides": 30 * time.Second,
-	"keepalive.contradictory":          30 * time.Second,
-
-	"closing.fin_unacked":      10 * time.Second,
-	"closing.data_undelivered": 30 * time.Second,
-	"closing.peer_open":        time.Minute,
-
-	"reset.by_us_unread":    10 * time.Second,
-	"reset.by_us_linger":    10 * time.Second,
-	"reset.reuse_after_fin": 10 * time.Second,
-	"reset.unexplained":     10 * time.Second,
-	"reset.before_accept":   10 * time.Second,
-
-	"tunnel.half_closed_idle": time.Minute,
-	"tunnel.truncated":        10 * time.Second,
-	"tunnel.upstream_orphan":  30 * time.Second,
-
-	"fds.pressure": 10 * time.Second,
-}
-
 // classes is how many classes of failures there are, C01 and so on.
 const classes = 40
 
@@ -140,14 +69,6 @@ var elsewhere = []struct {
 	{"C39", "reset.unexplained", "conntrack"},
 	{"article", "path.local_address_gone", "an address to take away"},
 	{"article", "fds.pressure", "a process of its own"},
-}
-
-// exists reports whether the library can find kind by now. Scripts of kinds
-// that it cannot are shown as pending: they are rehearsed, without that finding,
-// and what happens then is shown but fails nothing. As soon as tcpstate.Kinds
-// has the kind they count.
-func exists(kind tcpstate.Kind) bool {
-	return kind == noFinding || kind.Severity() != 0
 }
 
 // verbs is the vocabulary of scripts. It is filled by init because its
@@ -185,6 +106,7 @@ func TestScenario(t *testing.T) {
 		t.Fatal(err)
 	}
 	tab := newTable(scripts)
+	t.Cleanup(func() { t.Log("\n" + tab.String()) })
 	for seed := *seedFlag; seed < *seedFlag+uint64(*seedsFlag); seed++ {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			for _, s := range scripts {
@@ -201,15 +123,14 @@ func TestScenario(t *testing.T) {
 						t.Skip("it takes half a minute")
 					}
 					got, err := runScript(t, s, seed)
-					tab.ran(s, got, err)
-					if err != nil && exists(s.kind) {
+					tab.ran(s, got)
+					if err != nil {
 						t.Errorf("seed %d: %v", seed, err)
 					}
 				})
 			}
 		})
 	}
-	t.Log("\n" + tab.String())
 }
 
 // table is what came of all scripts.
@@ -227,7 +148,6 @@ type row struct {
 	verdict time.Duration // the longest
 	took    time.Duration
 	given   []tcpstate.Kind
-	note    string // of the first run that went wrong
 }
 
 func newTable(scripts []*script) *table {
@@ -242,14 +162,11 @@ func (t *table) row(s *script) *row {
 	return t.rows[slices.IndexFunc(t.rows, func(r *row) bool { return r.s == s })]
 }
 
-func (t *table) ran(s *script, got result, err error) {
+func (t *table) ran(s *script, got result) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.row(s)
 	r.runs++
-	if err != nil && r.note == "" {
-		r.note, _, _ = strings.Cut(err.Error(), "\n")
-	}
 	r.verdict, r.took = max(r.verdict, got.verdict), max(r.took, got.took)
 	for _, k := range got.seen {
 		if !slices.Contains(r.given, k) {
@@ -273,8 +190,6 @@ func (t *table) skipped(s *script) {
 // status says what became of the script.
 func (r *row) status() string {
 	switch {
-	case !exists(r.s.kind):
-		return strings.TrimSpace("pending " + r.note)
 	case r.fails > 0:
 		return fmt.Sprintf("FAILED %d of %d", r.fails, max(r.runs, r.fails))
 	case r.skip:
@@ -325,7 +240,7 @@ func (t *table) String() string {
 				mixtures[sum(r.status())]++
 			default:
 				cases[sum(r.status())]++
-				if r.runs > 0 && exists(r.s.kind) && r.s.kind != noFinding {
+				if r.runs > 0 && r.s.kind != noFinding {
 					verdict = r.verdict.Round(100 * time.Millisecond).String()
 				}
 			}
@@ -364,10 +279,6 @@ func classStatus(states []string) string {
 	switch {
 	case has("FAILED"):
 		return "FAILED"
-	case has("pending") && has("ok"):
-		return "partly pending"
-	case has("pending"):
-		return "pending"
 	case has("ok") && !has("skipped") && !has("not run"):
 		return "pass"
 	case has("skipped"):
@@ -380,10 +291,8 @@ func classStatus(states []string) string {
 
 // sum is a status without its details.
 func sum(status string) string {
-	for _, s := range []string{"FAILED", "pending"} {
-		if strings.HasPrefix(status, s) {
-			return s
-		}
+	if strings.HasPrefix(status, "FAILED") {
+		return "FAILED"
 	}
 	return status
 }

@@ -35,7 +35,12 @@ const noFinding tcpstate.Kind = "none"
 const mixture = "MIX"
 
 // threshold is T: of a mixture the longer one.
-func (s *script) threshold() time.Duration { return max(thresholds[s.kind], thresholds[s.also]) }
+func (s *script) threshold() time.Duration {
+	if s.also == "" {
+		return promises[s.kind].scale()
+	}
+	return max(promises[s.kind].scale(), promises[s.also].scale())
+}
 
 // about reports whether k is what the script finds, or must not find.
 func (s *script) about(k tcpstate.Kind) bool { return k == s.kind || k == s.also }
@@ -132,7 +137,7 @@ func parseScript(file, text string) (*script, error) {
 		return nil, p.errorf("unknown class %q", s.class)
 	}
 	for _, k := range kinds {
-		if _, ok := thresholds[k]; !ok {
+		if _, ok := promises[k]; !ok {
 			return nil, p.errorf("unknown kind %q", k)
 		}
 	}

@@ -3,14 +3,13 @@ package tcptest_test
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
-	"reflect"
 	"sync"
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
+	"github.com/tcpstate/tcpstate-go/listener"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
@@ -87,43 +86,6 @@ func (r *run) undeclare(st *statement) error {
 	return nil
 }
 
-// laterError says that a script needs what the library does not have yet.
-type laterError struct{ what string }
-
-func (e laterError) Error() string { return "the library has no " + e.what + " yet" }
-
-// unlessRehearsed returns err, but that nothing is missing in a rehearsal.
-func (r *run) unlessRehearsed(err error) error {
-	if later := (laterError{}); errors.As(err, &later) && !exists(r.s.kind) {
-		return nil
-	}
-	return err
-}
-
-// callLater calls a method that the library may not have yet with those of args
-// that its signature takes first, and returns its first result that is not an
-// error.
-func callLater(x any, method string, args ...any) (any, error) {
-	m := reflect.ValueOf(x).MethodByName(method)
-	if !m.IsValid() {
-		return nil, laterError{fmt.Sprintf("(%T).%s", x, method)}
-	}
-	var in []reflect.Value
-	for _, a := range args[:min(len(args), m.Type().NumIn())] {
-		in = append(in, reflect.ValueOf(a))
-	}
-	var first any
-	for i, out := range m.Call(in) {
-		if err, ok := out.Interface().(error); ok && err != nil {
-			return nil, err
-		}
-		if i == 0 && m.Type().Out(i) != reflect.TypeFor[error]() {
-			first = out.Interface()
-		}
-	}
-	return first, nil
-}
-
 func (r *run) probe(st *statement) error {
 	w, err := r.watch(st.args[0])
 	if err != nil {
@@ -131,13 +93,9 @@ func (r *run) probe(st *statement) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
-	alive, err := callLater(w, "Probe", ctx)
-	if later := (laterError{}); errors.As(err, &later) {
-		return r.unlessRehearsed(err)
-	}
-	live := err == nil && alive != false
-	if dead := st.opts["dead"] != ""; dead == live {
-		return fmt.Errorf("probed: %v, %v", alive, err)
+	got := w.Probe(ctx)
+	if dead, alive := st.opts["dead"] != "", got.Outcome == tcpstate.ProbeAlive; dead == alive {
+		return fmt.Errorf("probed: %+v", got)
 	}
 	return nil
 }
@@ -147,8 +105,8 @@ func (r *run) alive(st *statement) error {
 	if err != nil {
 		return err
 	}
-	_, err = callLater(w, "Alive")
-	return r.unlessRehearsed(err)
+	w.Alive()
+	return nil
 }
 
 func (r *run) drain(st *statement) error {
@@ -156,21 +114,13 @@ func (r *run) drain(st *statement) error {
 	if err != nil {
 		return err
 	}
-	_, err = callLater(ln, "Drain", time.Hour)
-	return r.unlessRehearsed(err)
+	l, ok := ln.(*listener.Listener)
+	if !ok {
+		return fmt.Errorf("%T is no listener of ours", ln)
+	}
+	l.Drain()
+	return nil
 }
-
-// Functions of the library that are not there yet. Whoever adds them sets these.
-var (
-	// pairConns is tcpstate.Pair.
-	pairConns = func(down, up net.Conn) any { return tcpstate.Pair(down, up) }
-	// newDBPool makes a pool whose Get and whose connections' Close are what
-	// borrow and return call.
-	newDBPool = newLendingPool
-	// countedBy returns how often a kind of severity count was counted, if the
-	// tracker tells so other than by findings.
-	countedBy = func(*tcpstate.Tracker, tcpstate.Kind) (int, bool) { return 0, false }
-)
 
 func (r *run) tunnel(st *statement) error { return r.pairing(st.args[0], st.args[1], st.args[2]) }
 
@@ -185,7 +135,7 @@ func (r *run) pairing(name, a, b string) error {
 	if err != nil {
 		return err
 	}
-	r.tunnels[name] = pairConns(first, second)
+	tcpstate.Pair(first, second)
 	return nil
 }
 
@@ -198,15 +148,13 @@ func (r *run) dbPool(st *statement) error {
 	if err != nil {
 		return err
 	}
-	r.tunnels[st.args[0]] = newDBPool(r, r.targets[st.args[1]], name, limit, x)
+	r.pools[st.args[0]] = newDBPool(r, r.targets[st.args[1]], name, limit, x)
 	return nil
 }
 
 func (r *run) borrow(st *statement) error {
-	p, ok := r.tunnels[st.args[1]].(interface {
-		Get(ctx context.Context, network, address string) (net.Conn, error)
-	})
-	if !ok {
+	p := r.pools[st.args[1]]
+	if p == nil {
 		return fmt.Errorf("there is no pool %q", st.args[1])
 	}
 	ctx := r.Context()
@@ -217,7 +165,7 @@ func (r *run) borrow(st *statement) error {
 	}
 	if st.opts["bg"] != "" {
 		r.background(st.args[0], func() error {
-			c, err := p.Get(ctx, "tcp", "")
+			c, err := p.get(ctx)
 			if err == nil {
 				c.Close()
 			}
@@ -225,7 +173,7 @@ func (r *run) borrow(st *statement) error {
 		})
 		return nil
 	}
-	c, err := p.Get(ctx, "tcp", "")
+	c, err := p.get(ctx)
 	if err != nil {
 		return err
 	}

@@ -14,12 +14,13 @@ type Clock struct {
 	mu    sync.Mutex // guards following fields
 	moved sync.Cond
 	now   time.Time
-	wake  func() // nil while the loop does not run
-	runs  bool   // the loop runs, or is about to
-	seen  uint64 // passes made
-	rate  int    // how much faster than real time Advance goes; 0: it jumps
-	moves []move // that Advance has made since Pace, oldest first
-	ports [2]int // see LimitPorts
+	wake  func()    // nil while the loop does not run
+	runs  bool      // the loop runs, or is about to
+	seen  uint64    // passes made
+	due   time.Time // when the loop wants to pass again
+	rate  int       // how much faster than real time Advance goes; 0: it jumps
+	moves []move    // that Advance has made since Pace, oldest first
+	ports [2]int    // see LimitPorts
 }
 
 // move is one step of Advance.
@@ -56,11 +57,13 @@ func (c *Clock) Now() time.Time {
 	return c.now
 }
 
-// Advance moves the clock by d in steps of at most a second. After each step
-// the tracker's loop has seen the new time and everything that was ready.
+// Advance moves the clock by d, in steps of at most a second that end whenever
+// something is due in the tracker. After each step the tracker's loop has seen
+// the new time and everything that was ready.
 func (c *Clock) Advance(d time.Duration) {
+	c.Settle()
 	for d > 0 {
-		step := min(d, time.Second)
+		step := c.step(d)
 		d -= step
 		c.pause(step)
 		c.mu.Lock()
@@ -129,6 +132,17 @@ func (c *Clock) movedLocked() time.Duration {
 	return c.moves[len(c.moves)-1].total
 }
 
+// step is how far to move the clock of the d that are left.
+func (c *Clock) step(d time.Duration) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d = min(d, time.Second)
+	if !c.runs {
+		return d
+	}
+	return min(d, max(c.due.Sub(c.now), time.Millisecond))
+}
+
 // pause lets the real time pass that belongs to a step of the clock.
 func (c *Clock) pause(step time.Duration) {
 	if rate := c.Rate(); rate > 0 {
@@ -172,10 +186,12 @@ func (c *Clock) Started(wake func()) {
 	c.mu.Unlock()
 }
 
-// Passed is called by the loop after each pass.
-func (c *Clock) Passed() {
+// Passed is called by the loop after each pass, when the next one is due after
+// wait if nothing happens.
+func (c *Clock) Passed(wait time.Duration) {
 	c.mu.Lock()
 	c.seen++
+	c.due = c.now.Add(wait)
 	c.moved.Broadcast()
 	c.mu.Unlock()
 }

@@ -10,17 +10,20 @@ import (
 
 // loop does what a tracker's loop does with its clock.
 type loop struct {
-	clk  *Clock
-	wake chan struct{}
-	stop chan struct{}
-	wg   sync.WaitGroup
+	clk   *Clock
+	every time.Duration // how soon it wants to pass again
+	wake  chan struct{}
+	stop  chan struct{}
+	wg    sync.WaitGroup
 
 	mu    sync.Mutex
 	times []time.Time // of the passes
 }
 
-func start(clk *Clock) *loop {
-	l := &loop{clk: clk, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+func start(clk *Clock) *loop { return startEvery(clk, time.Hour) }
+
+func startEvery(clk *Clock, d time.Duration) *loop {
+	l := &loop{clk: clk, every: d, wake: make(chan struct{}, 1), stop: make(chan struct{})}
 	clk.Starting()
 	l.wg.Go(l.run)
 	return l
@@ -38,7 +41,7 @@ func (l *loop) run() {
 		l.mu.Lock()
 		l.times = append(l.times, l.clk.Now())
 		l.mu.Unlock()
-		l.clk.Passed()
+		l.clk.Passed(l.every)
 		select {
 		case <-l.wake:
 		case <-l.stop:
@@ -83,6 +86,22 @@ func TestTheLoopSeesEverySecond(t *testing.T) {
 	for _, at := range []time.Duration{time.Second, 2 * time.Second, 2500 * time.Millisecond} {
 		require.GreaterOrEqual(t, seen[at], 2, "passes at %v of %v", at, seen)
 	}
+	close(l.stop)
+	l.wg.Wait()
+}
+
+func TestTheLoopPassesWhenItWantsTo(t *testing.T) {
+	clk := Install(new(int))
+	begin := clk.Now()
+	l := startEvery(clk, 300*time.Millisecond)
+	clk.Advance(time.Second)
+	seen := make(map[time.Duration]bool)
+	for _, at := range l.passes() {
+		seen[at.Sub(begin)] = true
+	}
+	require.Equal(t, map[time.Duration]bool{
+		0: true, 300 * time.Millisecond: true, 600 * time.Millisecond: true, 900 * time.Millisecond: true, time.Second: true,
+	}, seen)
 	close(l.stop)
 	l.wg.Wait()
 }
