@@ -26,7 +26,9 @@ type options struct {
 // answered, and the body read to the end or closed. Of a plain http.Transport,
 // one that dials through package dialer by itself and not by a function of the
 // program, the traffic has to tell: nothing waits in the socket, and the last
-// byte came from the server.
+// byte came from the server, give or take the 20 ms in which an HTTP/2 client
+// acknowledges what it received. So a request that follows an answer as quickly
+// passes for idle, and so does a short answer whose body is not closed.
 func IdleHTTP() Option { return func(o *options) { o.idleHTTP = true } }
 
 // IgnoreFindings excuses all findings, for a test that provokes them and looks
