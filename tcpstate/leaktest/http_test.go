@@ -60,6 +60,7 @@ func trust(c *http.Client, srv *httptest.Server) {
 func hello(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }
 
 func TestIdleHTTPConnsAreExcusedOnRequest(t *testing.T) {
+	t.Parallel()
 	for name, client := range clients {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -89,6 +90,7 @@ func TestIdleHTTPConnsAreExcusedOnRequest(t *testing.T) {
 }
 
 func TestABodyThatIsNotClosedIsReportedWithTheLineThatRequested(t *testing.T) {
+	t.Parallel()
 	for _, opts := range [][]leaktest.Option{nil, {leaktest.IdleHTTP()}} {
 		srv := serve(t, hello, false)
 		var line int
@@ -107,6 +109,7 @@ func TestABodyThatIsNotClosedIsReportedWithTheLineThatRequested(t *testing.T) {
 }
 
 func TestARequestInFlightIsNotIdle(t *testing.T) {
+	t.Parallel()
 	for name, before := range map[string]int{"plain": 0, "httppool": 3} { // requests on the same connection
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -144,6 +147,7 @@ func TestARequestInFlightIsNotIdle(t *testing.T) {
 }
 
 func TestAServerThatIsNotClosedIsReportedWithItsHandler(t *testing.T) {
+	t.Parallel()
 	entered, release := make(chan struct{}), make(chan struct{})
 	var srv *http.Server
 	serving := make(chan error)

@@ -24,6 +24,7 @@ import (
 )
 
 func TestATestThatClosesWhatItOpensPasses(t *testing.T) {
+	t.Parallel()
 	address := sink(t)
 	require.Empty(t, run(func(ft *fakeT) {
 		tr := leaktest.Tracker(ft)
@@ -36,6 +37,7 @@ func TestATestThatClosesWhatItOpensPasses(t *testing.T) {
 }
 
 func TestAConnLeftOpenIsReportedWithTheLineThatDialed(t *testing.T) {
+	t.Parallel()
 	var line int
 	out := run(func(ft *fakeT) {
 		tr := leaktest.Tracker(ft)
@@ -46,6 +48,7 @@ func TestAConnLeftOpenIsReportedWithTheLineThatDialed(t *testing.T) {
 }
 
 func TestAnAcceptedConnIsReportedWithTheLineThatAccepted(t *testing.T) {
+	t.Parallel()
 	var line int
 	out := run(func(ft *fakeT) {
 		tr := leaktest.Tracker(ft)
@@ -68,6 +71,7 @@ func TestAnAcceptedConnIsReportedWithTheLineThatAccepted(t *testing.T) {
 }
 
 func TestAnAttachedConnIsReported(t *testing.T) {
+	t.Parallel()
 	out := run(func(ft *fakeT) {
 		dial(t, dialer.Dialer{Tracker: leaktest.Tracker(ft), Name: "db", NoWrap: true}, sink(t))
 	})
@@ -76,6 +80,7 @@ func TestAnAttachedConnIsReported(t *testing.T) {
 }
 
 func TestABorrowedConnIsReportedWithTheLineThatBorrowed(t *testing.T) {
+	t.Parallel()
 	var dialed, borrowed int
 	out := run(func(ft *fakeT) {
 		tr := leaktest.Tracker(ft)
@@ -90,6 +95,7 @@ func TestABorrowedConnIsReportedWithTheLineThatBorrowed(t *testing.T) {
 }
 
 func TestADialInProgressIsReported(t *testing.T) {
+	t.Parallel()
 	address := tcptest.DeadListener(t)
 	done := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -111,6 +117,7 @@ func TestADialInProgressIsReported(t *testing.T) {
 }
 
 func TestAReportIsBounded(t *testing.T) {
+	t.Parallel()
 	address := sink(t)
 	out := run(func(ft *fakeT) {
 		tr := leaktest.Tracker(ft)
@@ -124,6 +131,7 @@ func TestAReportIsBounded(t *testing.T) {
 
 // Servers and pools close on goroutines of their own.
 func TestWhatIsClosedSoonIsNoLeak(t *testing.T) {
+	t.Parallel()
 	address := sink(t)
 	require.Empty(t, run(func(ft *fakeT) {
 		c, _ := dial(t, dialer.Dialer{Tracker: leaktest.Tracker(ft)}, address)
@@ -132,6 +140,7 @@ func TestWhatIsClosedSoonIsNoLeak(t *testing.T) {
 }
 
 func TestAConnClosedBehindOurBackIsNoLeak(t *testing.T) {
+	t.Parallel()
 	address := sink(t)
 	require.Empty(t, run(func(ft *fakeT) {
 		tr := leaktest.Tracker(ft)
@@ -142,6 +151,7 @@ func TestAConnClosedBehindOurBackIsNoLeak(t *testing.T) {
 }
 
 func TestCleanupsRunBeforeTheCheck(t *testing.T) {
+	t.Parallel()
 	address := sink(t)
 	test := func(late bool) string {
 		return run(func(ft *fakeT) {
@@ -167,6 +177,7 @@ func drop(d dialer.Dialer, address string) (line int, err error) {
 }
 
 func TestADroppedConnIsFoundByACollection(t *testing.T) {
+	t.Parallel()
 	address := sink(t)
 	tidy(t)
 	var line int
@@ -182,6 +193,7 @@ func TestADroppedConnIsFoundByACollection(t *testing.T) {
 }
 
 func TestAConnCollectedDuringTheTestIsReported(t *testing.T) {
+	t.Parallel()
 	address := sink(t)
 	tidy(t)
 	out := run(func(ft *fakeT) {
@@ -213,6 +225,7 @@ func faulty(t *testing.T, ft *fakeT, opts ...leaktest.Option) (tr *tcpstate.Trac
 }
 
 func TestFindingsAreReportedInPlaceOfTheirConns(t *testing.T) {
+	t.Parallel()
 	out := run(func(ft *fakeT) { faulty(t, ft) })
 	require.Contains(t, out, "leaktest: 1 finding\n")
 	require.Contains(t, out, "close_wait.eof_seen\n")
@@ -220,6 +233,7 @@ func TestFindingsAreReportedInPlaceOfTheirConns(t *testing.T) {
 }
 
 func TestAFindingThatHasEndedIsReported(t *testing.T) {
+	t.Parallel()
 	out := run(func(ft *fakeT) {
 		_, c, clock := faulty(t, ft)
 		require.NoError(t, c.Close())
@@ -230,6 +244,7 @@ func TestAFindingThatHasEndedIsReported(t *testing.T) {
 }
 
 func TestFindingsMayBeExcusedButNotTheirConns(t *testing.T) {
+	t.Parallel()
 	for name, opt := range map[string]leaktest.Option{
 		"all":    leaktest.IgnoreFindings(),
 		"kind":   leaktest.IgnoreKind(tcpstate.KindCloseWaitEOFSeen),
@@ -251,6 +266,7 @@ func TestFindingsMayBeExcusedButNotTheirConns(t *testing.T) {
 }
 
 func TestWhatIsIgnoredIsNotReported(t *testing.T) {
+	t.Parallel()
 	address := sink(t)
 	const pkg = "github.com/tcpstate/tcpstate-go/tcpstate/leaktest_test."
 	for name, c := range map[string]struct {
@@ -296,6 +312,7 @@ func TestOnlyWhatWasOpenedSinceIsChecked(t *testing.T) {
 
 // A finding about a connection of before is not the test's.
 func TestFindingsOfBeforeAreNotReported(t *testing.T) {
+	t.Parallel()
 	out := run(func(before *fakeT) {
 		tr, c, clock := faulty(t, before, leaktest.IgnoreFindings())
 		require.Empty(t, run(func(ft *fakeT) {

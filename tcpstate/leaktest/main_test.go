@@ -2,6 +2,7 @@ package leaktest_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
@@ -26,9 +28,12 @@ import (
 const child = "LEAKTEST_CHILD"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(child) != "" {
+	switch os.Getenv(child) {
+	case "":
+	case "goleak":
+		goleak.VerifyTestMain(leaktest.Checked(m))
+	default:
 		leaktest.Main(m)
-		return
 	}
 	// Who reports a leak has waited for it. The flag still works.
 	if err := flag.Set("test.parallel", "100"); err != nil {
@@ -147,4 +152,12 @@ func require1(t *testing.T, all []tcpstate.Finding) tcpstate.Finding {
 	t.Helper()
 	require.Len(t, all, 1)
 	return all[0]
+}
+
+// ignoreClosed returns err, but for that of a second Close.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
 }
