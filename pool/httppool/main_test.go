@@ -15,6 +15,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/pool/httppool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestMain(m *testing.M) { tcptest.Main(m) }
@@ -35,10 +36,11 @@ func newFixture(t *testing.T, base *http.Transport) *fixture {
 	f.pool = &httppool.Transport{Base: base, Dialer: dialer.Dialer{Tracker: f.tracker, Name: "payments"}}
 	f.client = &http.Client{Transport: f.pool}
 	t.Cleanup(func() {
-		f.client.CloseIdleConnections()
 		f.tracker.Close()
 		testclock.Remove(f.tracker)
 	})
+	leaktest.Check(t, f.tracker, leaktest.IgnoreFindings()) // tests look at them
+	t.Cleanup(f.client.CloseIdleConnections)
 	return f
 }
 
