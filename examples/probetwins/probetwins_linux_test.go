@@ -114,7 +114,7 @@ func TestAProbeThatIsNotSentKillsNobody(t *testing.T) {
 func TestAProbeThatDoesNotKill(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
-	tr := leaktest.Tracker(t)
+	tr := leaktest.Tracker(t, leaktest.IgnoreKind(tcpstate.KindPeerDeadProbes))
 	for name, keep := range map[string]net.KeepAliveConfig{
 		"keepalive of Go": {Enable: true},
 		"keepalive off":   {Enable: false, Idle: -1, Interval: -1, Count: -1},
