@@ -1,14 +1,18 @@
 package leaktest_test
 
 import (
+	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/tcpstate/tcpstate-go/dialer"
+	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/listener"
 	"github.com/tcpstate/tcpstate-go/listener/httpserver"
 	"github.com/tcpstate/tcpstate-go/pool/httppool"
@@ -144,6 +148,35 @@ func TestARequestInFlightIsNotIdle(t *testing.T) {
 			require.Contains(t, out, "leaktest: 1 connection left open\n")
 		})
 	}
+}
+
+// A Transport keeps a connection that came too late for its request.
+func TestAConnThatWasNeverUsedIsIdle(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, hello, false)
+	test := func(opts ...leaktest.Option) string {
+		var base *http.Transport
+		defer func() { base.CloseIdleConnections() }()
+		return run(func(ft *fakeT) {
+			tr := leaktest.Tracker(ft, opts...)
+			ctx, cancel := context.WithCancel(t.Context())
+			returned := make(chan struct{})
+			d := &dialer.Dialer{Tracker: tr, NetDialer: &net.Dialer{Control: func(string, string, syscall.RawConn) error {
+				cancel()
+				<-returned
+				return nil
+			}}}
+			base = &http.Transport{DialContext: d.DialContext}
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL, nil)
+			require.NoError(t, err)
+			_, err = base.RoundTrip(req)
+			close(returned)
+			require.ErrorIs(t, err, context.Canceled)
+			tcptest.WaitUntil(t, "the connection", func() bool { return tr.Stats().Open == 1 })
+		})
+	}
+	require.Contains(t, test(), "or excuse it with leaktest.IdleHTTP()\n")
+	require.Empty(t, test(leaktest.IdleHTTP()))
 }
 
 func TestAServerThatIsNotClosedIsReportedWithItsHandler(t *testing.T) {

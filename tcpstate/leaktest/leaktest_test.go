@@ -33,7 +33,9 @@ func TestATestThatClosesWhatItOpensPasses(t *testing.T) {
 		c, _ = dial(t, dialer.Dialer{Tracker: tr, NoWrap: true}, address)
 		require.NoError(t, c.Close())
 	}))
-	require.Empty(t, run(func(ft *fakeT) { leaktest.Tracker(ft) }))
+	var tr *tcpstate.Tracker
+	require.Empty(t, run(func(ft *fakeT) { tr = leaktest.Tracker(ft) }))
+	require.ErrorIs(t, tr.Close(), tcpstate.ErrClosed)
 }
 
 func TestAConnLeftOpenIsReportedWithTheLineThatDialed(t *testing.T) {
@@ -135,7 +137,7 @@ func TestWhatIsClosedSoonIsNoLeak(t *testing.T) {
 	address := sink(t)
 	require.Empty(t, run(func(ft *fakeT) {
 		c, _ := dial(t, dialer.Dialer{Tracker: leaktest.Tracker(ft)}, address)
-		time.AfterFunc(20*time.Millisecond, func() { _ = c.Close() })
+		time.AfterFunc(250*time.Millisecond, func() { _ = c.Close() })
 	}))
 }
 
@@ -176,8 +178,7 @@ func drop(d dialer.Dialer, address string) (line int, err error) {
 	return here() - 1, err
 }
 
-func TestADroppedConnIsFoundByACollection(t *testing.T) {
-	t.Parallel()
+func TestADroppedConnIsFoundByACollection(t *testing.T) { // not by that of another test
 	address := sink(t)
 	tidy(t)
 	var line int
@@ -205,23 +206,44 @@ func TestAConnCollectedDuringTheTestIsReported(t *testing.T) {
 	require.Contains(t, out, "leak.collected\n")
 }
 
-// faulty makes a finding: the server has closed, and the client has read that.
-func faulty(t *testing.T, ft *fakeT, opts ...leaktest.Option) (tr *tcpstate.Tracker, c net.Conn, clock *testclock.Clock) {
-	tr = &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}
-	clock = testclock.Install(tr)
+// rig is a tracker with a clock, watched by ft.
+type rig struct {
+	*testing.T
+	tr    *tcpstate.Tracker
+	clock *testclock.Clock
+}
+
+func newRig(t *testing.T, ft *fakeT) *rig {
+	r := &rig{T: t, tr: &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}}
+	r.clock = testclock.Install(r.tr)
 	ft.Cleanup(func() {
-		tr.Close()
-		testclock.Remove(tr)
+		r.tr.Close()
+		testclock.Remove(r.tr)
 	})
-	leaktest.Check(ft, tr, opts...)
-	client, server := tcptest.Pair(t)
-	c = tr.Track(client, tcpstate.Origin{Name: "cache", Target: "cache:6379"})
-	require.NoError(t, server.CloseWrite())
+	return r
+}
+
+// halfClosed returns a connection whose server has closed, which the client has
+// read.
+func (r *rig) halfClosed(o tcpstate.Origin) net.Conn {
+	client, server := tcptest.Pair(r)
+	c := r.tr.Track(client, o)
+	require.NoError(r, server.CloseWrite())
 	_, err := c.Read(make([]byte, 1))
-	require.ErrorIs(t, err, io.EOF)
-	clock.Advance(40 * time.Second)
-	require.Equal(t, tcpstate.KindCloseWaitEOFSeen, require1(t, tr.Findings()).Kind)
-	return tr, c, clock
+	require.ErrorIs(r, err, io.EOF)
+	return c
+}
+
+// faulty makes a finding.
+func faulty(t *testing.T, ft *fakeT, opts ...leaktest.Option) (r *rig, c net.Conn) {
+	r = newRig(t, ft)
+	leaktest.Check(ft, r.tr, opts...)
+	c = r.halfClosed(tcpstate.Origin{Name: "cache", Target: "cache:6379"})
+	r.clock.Advance(40 * time.Second)
+	found := r.tr.Findings()
+	require.Len(t, found, 1)
+	require.Equal(t, tcpstate.KindCloseWaitEOFSeen, found[0].Kind)
+	return r, c
 }
 
 func TestFindingsAreReportedInPlaceOfTheirConns(t *testing.T) {
@@ -235,9 +257,9 @@ func TestFindingsAreReportedInPlaceOfTheirConns(t *testing.T) {
 func TestAFindingThatHasEndedIsReported(t *testing.T) {
 	t.Parallel()
 	out := run(func(ft *fakeT) {
-		_, c, clock := faulty(t, ft)
+		r, c := faulty(t, ft)
 		require.NoError(t, c.Close())
-		clock.Advance(5 * time.Second)
+		r.clock.Advance(5 * time.Second)
 	})
 	require.Contains(t, out, "leaktest: 1 finding\n")
 	require.Regexp(t, `(?s)WARN .*close_wait\.eof_seen\n.*INFO  cleared after \d+s: close_wait\.eof_seen`, out)
@@ -252,7 +274,7 @@ func TestFindingsMayBeExcusedButNotTheirConns(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Empty(t, run(func(ft *fakeT) {
-				_, c, _ := faulty(t, ft, opt)
+				_, c := faulty(t, ft, opt)
 				require.NoError(t, c.Close())
 			}))
 			out := run(func(ft *fakeT) { faulty(t, ft, opt) })
@@ -310,18 +332,51 @@ func TestOnlyWhatWasOpenedSinceIsChecked(t *testing.T) {
 	require.Contains(t, out, "default (127.0.0.1:")
 }
 
-// A finding about a connection of before is not the test's.
-func TestFindingsOfBeforeAreNotReported(t *testing.T) {
+func TestFindingsThatAreNotTheTestsAreNotReported(t *testing.T) {
 	t.Parallel()
-	out := run(func(before *fakeT) {
-		tr, c, clock := faulty(t, before, leaktest.IgnoreFindings())
-		require.Empty(t, run(func(ft *fakeT) {
-			leaktest.Check(ft, tr)
-			clock.Advance(time.Hour)
-		}))
+	for _, late := range []bool{false, true} { // found before, or of a connection of before
+		out := run(func(ft *fakeT) {
+			r := newRig(t, ft)
+			c := r.halfClosed(tcpstate.Origin{Name: "cache"})
+			if !late {
+				r.clock.Advance(40 * time.Second)
+			}
+			leaktest.Check(ft, r.tr)
+			r.clock.Advance(time.Hour)
+			require.Len(t, r.tr.Findings(), 1)
+			closes(t, c)
+		})
+		require.Empty(t, out)
+	}
+}
+
+func TestInventoryIsNotReported(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, run(func(ft *fakeT) {
+		r := newRig(t, ft)
+		leaktest.Check(ft, r.tr)
+		c := r.halfClosed(tcpstate.Origin{Name: "pool", Expect: tcpstate.Expect{Pooled: true}})
+		r.clock.Advance(40 * time.Second)
+		found := r.tr.Findings()
+		require.Len(t, found, 1)
+		require.Equal(t, tcpstate.Inventory, found[0].Severity)
 		require.NoError(t, c.Close())
+	}))
+}
+
+// Observers are told of the first finding of a group.
+func TestAGroupIsReportedAsItIsAtTheEnd(t *testing.T) {
+	t.Parallel()
+	out := run(func(ft *fakeT) {
+		r := newRig(t, ft)
+		leaktest.Check(ft, r.tr)
+		for range 3 {
+			r.halfClosed(tcpstate.Origin{Name: "cache"})
+			r.clock.Advance(35 * time.Second)
+		}
 	})
-	require.Empty(t, out)
+	require.Contains(t, out, "leaktest: 1 finding\n")
+	require.Contains(t, out, "3 connections like this from the same line")
 }
 
 func TestATestOnlyPaysForWhatItLeaves(t *testing.T) {

@@ -20,7 +20,6 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
-	"github.com/tcpstate/tcpstate-go/tcpstate"
 	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
@@ -146,13 +145,6 @@ func same(report string) string {
 }
 
 var _ leaktest.TB = testing.TB(nil)
-
-// require1 returns the one element of all.
-func require1(t *testing.T, all []tcpstate.Finding) tcpstate.Finding {
-	t.Helper()
-	require.Len(t, all, 1)
-	return all[0]
-}
 
 // ignoreClosed returns err, but for that of a second Close.
 func ignoreClosed(err error) error {

@@ -94,12 +94,12 @@ func (o *options) excusedFinding(f *tcpstate.Finding) bool {
 
 // idleHTTP reports whether s lies idle in the pool of an http.Transport.
 func idleHTTP(s *tcpstate.Snapshot) bool {
-	if s.Role != tcpstate.Client || s.InUse > 0 || len(s.Site.Frames) == 0 {
+	if s.Role != tcpstate.Client || len(s.Site.Frames) == 0 {
 		return false
 	}
 	if s.Uses > 0 {
-		// The line of a use comes first only where that of the dial is in the
-		// standard library: on the Transport's own goroutine.
+		// A line that only used it comes first where nobody uses it now, and the
+		// dial was the Transport's own: that line is in the standard library.
 		return s.Site.Role == "last use"
 	}
 	if !strings.HasPrefix(s.Site.Frames[0].Function, "net/http.") {
@@ -111,8 +111,8 @@ func idleHTTP(s *tcpstate.Snapshot) bool {
 		return true // nothing tells more
 	case s.State != tcpstate.Established, s.RecvQueue > 0, s.SendQueue > 0:
 		return false
-	case in.DataSegmentsOut > 0 && in.DataSegmentsIn == 0:
-		return false // the first request is not answered
+	case in.DataSegmentsIn == 0:
+		return in.DataSegmentsOut == 0 // dialed for a request that did not wait, or not answered yet
 	}
 	// HTTP/2 answers what it receives, at once.
 	return in.LastDataSent+answerTime >= in.LastDataReceived
