@@ -39,7 +39,7 @@
 //   - Findings, in a bubble of testing/synctest: connections are counted there,
 //     not judged. Those left open are reported, if [Tracker] is called with the
 //     T of the bubble; half a second of the machine's time may pass, and none of
-//     the bubble's.
+//     the bubble's. Windows does not tell a bubble from the machine.
 package leaktest
 
 import (
