@@ -14,6 +14,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcpinfo"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func patience(t *testing.T, c net.Conn) (p tcpinfo.Patience) {
@@ -47,7 +48,7 @@ func TestDetectWithinSetsTheOptions(t *testing.T) {
 	} {
 		for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
 			t.Run(name+" "+address, func(t *testing.T) {
-				tc.d.Tracker = newTracker(t)
+				tc.d.Tracker = leaktest.Tracker(t)
 				c, err := tc.d.Dial("tcp", listen(t, "tcp", address).String())
 				require.NoError(t, err)
 				defer c.Close()
@@ -56,7 +57,7 @@ func TestDetectWithinSetsTheOptions(t *testing.T) {
 		}
 	}
 	t.Run("keepalive off is kept", func(t *testing.T) {
-		d := dialer.Dialer{Tracker: newTracker(t), DetectWithin: 20 * time.Second, NetDialer: &net.Dialer{KeepAlive: -1}}
+		d := dialer.Dialer{Tracker: leaktest.Tracker(t), DetectWithin: 20 * time.Second, NetDialer: &net.Dialer{KeepAlive: -1}}
 		c, err := d.Dial("tcp", listen(t, "tcp", "127.0.0.1:0").String())
 		require.NoError(t, err)
 		defer c.Close()
@@ -64,7 +65,7 @@ func TestDetectWithinSetsTheOptions(t *testing.T) {
 		assert.Equal(t, planned.User, patience(t, c).User)
 	})
 	t.Run("Wrap", func(t *testing.T) {
-		d := dialer.Dialer{Tracker: newTracker(t), DetectWithin: 20 * time.Second}
+		d := dialer.Dialer{Tracker: leaktest.Tracker(t), DetectWithin: 20 * time.Second}
 		c, err := d.Wrap((&net.Dialer{KeepAlive: -1}).DialContext)(t.Context(), "tcp", listen(t, "tcp", "127.0.0.1:0").String())
 		require.NoError(t, err)
 		defer c.Close()
@@ -74,7 +75,7 @@ func TestDetectWithinSetsTheOptions(t *testing.T) {
 
 // What is not TCP, or refuses an option, is dialed all the same.
 func TestDetectWithinFailsNothing(t *testing.T) {
-	d := dialer.Dialer{Tracker: newTracker(t), DetectWithin: 20 * time.Second, NetDialer: new(net.Dialer)}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t), DetectWithin: 20 * time.Second, NetDialer: new(net.Dialer)}
 	d.NetDialer.SetMultipathTCP(true)
 	for _, to := range []net.Addr{listen(t, "tcp", "127.0.0.1:0"), listen(t, "unix", t.TempDir()+"/s")} {
 		c, err := d.Dial(to.Network(), to.String())
@@ -89,7 +90,7 @@ func TestDetectWithinFailsNothing(t *testing.T) {
 func TestDetectWithinEndsADeadConnection(t *testing.T) {
 	t.Parallel()
 	ln := tcptest.Listen(t)
-	d := dialer.Dialer{Tracker: newTracker(t), DetectWithin: 3 * time.Second}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t), DetectWithin: 3 * time.Second}
 	c, err := d.Dial("tcp", ln.Addr().String())
 	require.NoError(t, err)
 	defer c.Close()

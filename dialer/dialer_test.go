@@ -20,16 +20,10 @@ import (
 	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestMain(m *testing.M) { tcptest.Main(m) }
-
-// newTracker returns a tracker that ends with the test.
-func newTracker(t *testing.T) *tcpstate.Tracker {
-	tr := new(tcpstate.Tracker)
-	t.Cleanup(func() { tr.Close() })
-	return tr
-}
 
 // listen accepts connections, which it leaves alone, until the test ends.
 func listen(t *testing.T, network, address string) net.Addr {
@@ -130,7 +124,7 @@ func TestErrorsAreThoseOfNetDialer(t *testing.T) {
 			require.Error(t, want)
 			require.Nil(t, wantConn)
 
-			d := dialer.Dialer{NetDialer: c.nd, Tracker: newTracker(t)}
+			d := dialer.Dialer{NetDialer: c.nd, Tracker: leaktest.Tracker(t)}
 			conn, err := d.DialContext(c.ctx, c.network, c.address)
 			require.True(t, conn == nil) // not a nil pointer of some type
 			require.Equal(t, chain(want), chain(err))
@@ -150,7 +144,7 @@ func TestErrorsAreThoseOfNetDialer(t *testing.T) {
 
 func TestTheErrorOfTheDialFunctionComesBackAsItIs(t *testing.T) {
 	want := &net.OpError{Op: "dial", Err: errors.New("proxy says no")}
-	d := dialer.Dialer{Tracker: newTracker(t)}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t)}
 	conn, got := d.Wrap(func(context.Context, string, string) (net.Conn, error) { return nil, want })(t.Context(), "tcp", "x:1")
 	require.True(t, conn == nil)
 	require.Same(t, want, got)
@@ -182,7 +176,7 @@ func TestOptionsOfTheNetDialerApply(t *testing.T) {
 	addr := listen(t, "tcp", "127.0.0.1:0")
 	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}
 	var seen string
-	d := dialer.Dialer{Tracker: newTracker(t), NetDialer: &net.Dialer{
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t), NetDialer: &net.Dialer{
 		LocalAddr: local,
 		Control:   func(network, address string, _ syscall.RawConn) error { seen = network + " " + address; return nil },
 	}}
@@ -200,7 +194,7 @@ func TestOptionsOfTheNetDialerApply(t *testing.T) {
 
 func TestNoWrapReturnsTheConnectionItselfAndTracksIt(t *testing.T) {
 	addr := listen(t, "tcp", "127.0.0.1:0")
-	d := dialer.Dialer{Tracker: newTracker(t), Name: "cache", NoWrap: true}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t), Name: "cache", NoWrap: true}
 	conn, err := d.Dial("tcp", addr.String())
 	require.NoError(t, err)
 	defer conn.Close()
@@ -215,7 +209,7 @@ func TestNoWrapReturnsTheConnectionItselfAndTracksIt(t *testing.T) {
 func TestTheSiteIsTheLineThatDials(t *testing.T) {
 	addr := listen(t, "tcp", "127.0.0.1:0").String()
 	server, config := tlsListen(t)
-	d := dialer.Dialer{Tracker: newTracker(t)}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t)}
 	wrapped := d.Wrap(new(net.Dialer).DialContext)
 	for name, dial := range map[string]func() (net.Conn, int, error){
 		"Dial": func() (net.Conn, int, error) {
@@ -254,8 +248,8 @@ func line() int {
 
 func TestADialThatFindsTheTrackerOffIsAPlainDial(t *testing.T) {
 	addr := listen(t, "tcp", "127.0.0.1:0")
-	d := dialer.Dialer{Tracker: newTracker(t)}
-	d.Tracker.Config.Off = true
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t)}
+	require.NoError(t, d.Tracker.Set(func(c *tcpstate.Config) { c.Off = true }))
 	conn, err := d.Dial("tcp", addr.String())
 	require.NoError(t, err)
 	defer conn.Close()
@@ -268,7 +262,7 @@ func TestADialThatFindsTheTrackerOffIsAPlainDial(t *testing.T) {
 func TestObserversAreToldOfDials(t *testing.T) {
 	type key struct{}
 	addr := listen(t, "tcp", "127.0.0.1:0").String()
-	d := dialer.Dialer{Tracker: newTracker(t), Name: "cache"}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t), Name: "cache"}
 	var dials []tcpstate.DialInfo // written by the observer, read after stop
 	stop := d.Tracker.Observe(&tcpstate.Observer{
 		Token:    func(ctx context.Context) any { return ctx.Value(key{}) },

@@ -14,6 +14,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func needsControl(t *testing.T) {
@@ -44,7 +45,7 @@ func TestControlHooksOfTheNetDialerAreCalledAsBefore(t *testing.T) {
 	} {
 		called = nil
 		before := *nd
-		d := dialer.Dialer{NetDialer: nd, Tracker: newTracker(t)}
+		d := dialer.Dialer{NetDialer: nd, Tracker: leaktest.Tracker(t)}
 		c, err := d.DialContext(context.WithValue(t.Context(), key{}, 7), "tcp", addr)
 		require.NoError(t, err)
 		require.NoError(t, c.Close())
@@ -63,7 +64,7 @@ func TestErrorsOfControlHooksComeBackUnchanged(t *testing.T) {
 		"Control":        {Control: func(string, string, syscall.RawConn) error { return refused }},
 	} {
 		_, want := nd.DialContext(t.Context(), "tcp", addr)
-		d := dialer.Dialer{NetDialer: nd, Tracker: newTracker(t)}
+		d := dialer.Dialer{NetDialer: nd, Tracker: leaktest.Tracker(t)}
 		_, err := d.DialContext(t.Context(), "tcp", addr)
 		require.ErrorIs(t, err, refused, name)
 		require.Equal(t, want, err, name)
@@ -91,14 +92,14 @@ func TestTheTraceOfTheCallerIsObeyed(t *testing.T) {
 			return n
 		}
 		want := counts(new(net.Dialer).DialContext)
-		d := dialer.Dialer{Tracker: newTracker(t)}
+		d := dialer.Dialer{Tracker: leaktest.Tracker(t)}
 		require.Equal(t, want, counts(d.DialContext))
 		require.Equal(t, want, counts(d.Wrap(new(net.Dialer).DialContext)))
 	}
 }
 
 func TestADialFindsItselfInItsContext(t *testing.T) {
-	d := dialer.Dialer{Tracker: newTracker(t)}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t)}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	_, err := d.Wrap(func(got context.Context, _, _ string) (net.Conn, error) {

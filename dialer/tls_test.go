@@ -14,6 +14,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // tlsListen echoes over TLS until the test ends. The returned configuration
@@ -58,7 +59,7 @@ func TestDialTLSMakesAVerifiedConnectionThatIsTracked(t *testing.T) {
 		require.NoError(t, err)
 		defer want.Close()
 
-		d := dialer.Dialer{Tracker: newTracker(t), Name: "secure"}
+		d := dialer.Dialer{Tracker: leaktest.Tracker(t), Name: "secure"}
 		conn, err := d.DialTLS(t.Context(), "tcp", address, config)
 		require.NoError(t, err)
 		defer conn.Close()
@@ -96,7 +97,7 @@ func TestDialTLSAsksForTheServerThatTLSDialerAsksFor(t *testing.T) {
 		_, want := (&tls.Dialer{Config: config()}).DialContext(t.Context(), "tcp", address)
 		require.ErrorIs(t, want, refuse)
 		name := <-asked
-		d := dialer.Dialer{Tracker: newTracker(t)}
+		d := dialer.Dialer{Tracker: leaktest.Tracker(t)}
 		_, got := d.DialTLS(t.Context(), "tcp", address, config())
 		require.Equal(t, chain(want), chain(got))
 		require.Equal(t, name, <-asked)
@@ -137,7 +138,7 @@ func TestDialTLSFailsAsTLSDialerDoesAndClosesTheConnection(t *testing.T) {
 			_, want := (&tls.Dialer{NetDialer: c.nd, Config: c.config}).DialContext(wantCtx, "tcp", c.addr)
 			require.Error(t, want)
 
-			d := dialer.Dialer{Tracker: newTracker(t), NetDialer: c.nd}
+			d := dialer.Dialer{Tracker: leaktest.Tracker(t), NetDialer: c.nd}
 			gotCtx, cancel := ctx()
 			defer cancel()
 			conn, got := d.DialTLS(gotCtx, "tcp", c.addr, c.config)
@@ -152,7 +153,7 @@ func TestDialTLSFailsAsTLSDialerDoesAndClosesTheConnection(t *testing.T) {
 
 func TestDialTLSWithNoWrapHasThePlainConnectionBelow(t *testing.T) {
 	addr, config := tlsListen(t)
-	d := dialer.Dialer{Tracker: newTracker(t), NoWrap: true}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t), NoWrap: true}
 	conn, err := d.DialTLS(t.Context(), "tcp", addr, config)
 	require.NoError(t, err)
 	defer conn.Close()

@@ -14,6 +14,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // wrap dials through Dialer.Wrap with a function that returns conn and err.
@@ -23,7 +24,7 @@ func wrap(t *testing.T, d *dialer.Dialer, conn net.Conn, err error) (net.Conn, e
 }
 
 func TestWrapWrapsATCPConnection(t *testing.T) {
-	d := dialer.Dialer{Tracker: newTracker(t), Name: "db"}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t), Name: "db"}
 	client, _ := tcptest.Pair(t)
 	got, err := wrap(t, &d, client, nil)
 	require.NoError(t, err)
@@ -34,7 +35,7 @@ func TestWrapWrapsATCPConnection(t *testing.T) {
 }
 
 func TestWrapLeavesATLSConnectionAndWatchesTheOneBelow(t *testing.T) {
-	d := dialer.Dialer{Tracker: newTracker(t)}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t)}
 	client, _ := tcptest.Pair(t)
 	conn := tls.Client(client, new(tls.Config))
 	got, err := wrap(t, &d, conn, nil)
@@ -45,7 +46,7 @@ func TestWrapLeavesATLSConnectionAndWatchesTheOneBelow(t *testing.T) {
 }
 
 func TestWrapTracksAConnectionOnce(t *testing.T) {
-	outer := dialer.Dialer{Tracker: newTracker(t), Name: "outer"}
+	outer := dialer.Dialer{Tracker: leaktest.Tracker(t), Name: "outer"}
 	inner := dialer.Dialer{Tracker: outer.Tracker, Name: "inner"}
 	client, _ := tcptest.Pair(t)
 	first, err := wrap(t, &inner, client, nil)
@@ -58,7 +59,7 @@ func TestWrapTracksAConnectionOnce(t *testing.T) {
 }
 
 func TestWrapWithNoWrapReturnsWhatTheFunctionReturns(t *testing.T) {
-	d := dialer.Dialer{Tracker: newTracker(t), NoWrap: true}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t), NoWrap: true}
 	client, _ := tcptest.Pair(t)
 	got, err := wrap(t, &d, client, nil)
 	require.NoError(t, err)
@@ -95,14 +96,14 @@ func TestWrapDoesNotTouchWhatIsNoTCPConnection(t *testing.T) {
 		"connection that wraps itself": {new(circle), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := dialer.Dialer{Tracker: newTracker(t)}
+			d := dialer.Dialer{Tracker: leaktest.Tracker(t)}
 			got, err := wrap(t, &d, c.conn, c.err)
 			require.True(t, got == c.conn)
 			require.True(t, err == c.err)
 			require.Zero(t, d.Tracker.Stats().Opened)
 		})
 	}
-	d := dialer.Dialer{Tracker: newTracker(t)}
+	d := dialer.Dialer{Tracker: leaktest.Tracker(t)}
 	got, err := d.Dial("unix", addr.String())
 	require.NoError(t, err)
 	require.IsType(t, (*net.UnixConn)(nil), got)

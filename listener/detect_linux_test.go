@@ -12,6 +12,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcpinfo"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/listener"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func patience(t *testing.T, c net.Conn) (p tcpinfo.Patience, ok bool) {
@@ -51,7 +52,7 @@ func TestDetectWithinSetsTheOptions(t *testing.T) {
 				} else {
 					probe.Close()
 				}
-				tc.c.Tracker = newTracker(t)
+				tc.c.Tracker = leaktest.Tracker(t)
 				accepted, _ := dialAndAccept(t, listen(t, &tc.c, "tcp", address))
 				got, ok := patience(t, accepted)
 				require.True(t, ok)
@@ -60,7 +61,7 @@ func TestDetectWithinSetsTheOptions(t *testing.T) {
 		}
 	}
 	t.Run("Wrap", func(t *testing.T) {
-		c := listener.Config{Tracker: newTracker(t), DetectWithin: 20 * time.Second}
+		c := listener.Config{Tracker: leaktest.Tracker(t), DetectWithin: 20 * time.Second}
 		accepted, _ := dialAndAccept(t, c.Wrap(tcptest.Listen(t)))
 		got, _ := patience(t, accepted)
 		assert.Equal(t, planned, got)
@@ -69,7 +70,7 @@ func TestDetectWithinSetsTheOptions(t *testing.T) {
 
 // A Multipath TCP client is accepted all the same, and gets keepalive.
 func TestDetectWithinOfMultipathTCP(t *testing.T) {
-	c := listener.Config{Tracker: newTracker(t), DetectWithin: 20 * time.Second}
+	c := listener.Config{Tracker: leaktest.Tracker(t), DetectWithin: 20 * time.Second}
 	ln := c.Wrap(tcptest.Listen(t, tcptest.MPTCP(true)))
 	client := tcptest.Connect(t, ln.NetListener(), tcptest.MPTCP(true))
 	accepted, err := ln.Accept()
@@ -89,7 +90,7 @@ func TestDetectWithinOfMultipathTCP(t *testing.T) {
 
 func TestDetectWithinEndsADeadConnection(t *testing.T) {
 	t.Parallel()
-	c := listener.Config{Tracker: newTracker(t), DetectWithin: 3 * time.Second}
+	c := listener.Config{Tracker: leaktest.Tracker(t), DetectWithin: 3 * time.Second}
 	ln := c.Wrap(tcptest.Listen(t))
 	client := tcptest.Connect(t, ln.NetListener())
 	accepted, err := ln.Accept()

@@ -2,6 +2,7 @@ package listener_test
 
 import (
 	"io"
+	"log/slog"
 	"net"
 	"syscall"
 	"testing"
@@ -14,12 +15,17 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/listener"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func clocked(t *testing.T) (*tcpstate.Tracker, *testclock.Clock) {
-	tr := newTracker(t)
+	tr := &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}
 	clock := testclock.Install(tr)
-	t.Cleanup(func() { testclock.Remove(tr) })
+	t.Cleanup(func() {
+		tr.Close()
+		testclock.Remove(tr)
+	})
+	leaktest.Check(t, tr, leaktest.IgnoreFindings()) // tests look at them
 	return tr, clock
 }
 
@@ -98,7 +104,7 @@ func TestMPTCPListener(t *testing.T) {
 
 // A duplicate of the listening descriptor goes on accepting after Close.
 func TestFileOfAListenerOutlivesIt(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	ln := listen(t, &listener.Config{Tracker: tr}, "tcp", "127.0.0.1:0")
 	f, err := ln.File()
 	require.NoError(t, err)

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,13 +22,8 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/listener"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
-
-func newTracker(t *testing.T) *tcpstate.Tracker {
-	tr := &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}
-	t.Cleanup(func() { tr.Close() })
-	return tr
-}
 
 // needSockets skips a test of what only real sockets do.
 func needSockets(t *testing.T) {
@@ -60,7 +54,7 @@ func dialAndAccept(t *testing.T, ln net.Listener) (accepted, client net.Conn) {
 }
 
 func TestAcceptedConnectionsAreTracked(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	expect := tcpstate.Expect{LongLived: true}
 	ln := listen(t, &listener.Config{Tracker: tr, Name: "api", Expect: expect}, "tcp", "127.0.0.1:0")
 	conn, client := dialAndAccept(t, ln)
@@ -95,12 +89,12 @@ func TestTheZeroConfigUsesTheDefaultTracker(t *testing.T) {
 	defer ln.Close()
 	conn, _ := dialAndAccept(t, ln)
 	assert.NotNil(t, tcpstate.Default().Of(conn))
-	assert.Nil(t, newTracker(t).Of(conn.(*tcpstate.Conn).NetConn()))
+	assert.Nil(t, leaktest.Tracker(t).Of(conn.(*tcpstate.Conn).NetConn()))
 }
 
 func TestNoWrapAcceptsTCPConns(t *testing.T) {
 	needSockets(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	ln := listen(t, &listener.Config{Tracker: tr, NoWrap: true}, "tcp", "127.0.0.1:0")
 	conn, _ := dialAndAccept(t, ln)
 	require.IsType(t, (*net.TCPConn)(nil), conn)
@@ -178,7 +172,7 @@ func TestErrorsAreThoseOfNet(t *testing.T) {
 			plain, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(t, err)
 			defer plain.Close()
-			ours := listen(t, &listener.Config{Tracker: newTracker(t)}, "tcp", "127.0.0.1:0")
+			ours := listen(t, &listener.Config{Tracker: leaktest.Tracker(t)}, "tcp", "127.0.0.1:0")
 			var want, got [][]string
 			for _, err := range f(plain.(*net.TCPListener)) {
 				want = append(want, describe(plain, err))
@@ -190,7 +184,7 @@ func TestErrorsAreThoseOfNet(t *testing.T) {
 		})
 	}
 	t.Run("listen", func(t *testing.T) {
-		ours := listen(t, &listener.Config{Tracker: newTracker(t)}, "tcp", "127.0.0.1:0")
+		ours := listen(t, &listener.Config{Tracker: leaktest.Tracker(t)}, "tcp", "127.0.0.1:0")
 		for _, address := range []string{ours.Addr().String(), "127.0.0.1:70000", "nonsense", "[::1"} {
 			var lc net.ListenConfig
 			_, want := lc.Listen(t.Context(), "tcp", address)
@@ -215,7 +209,7 @@ func (f fake) Addr() net.Addr            { return &net.UnixAddr{Name: "fake", Ne
 func (f fake) Close() error              { return f.err }
 
 func TestWhatIsNotTCPPassesThrough(t *testing.T) {
-	c := listener.Config{Tracker: newTracker(t)}
+	c := listener.Config{Tracker: leaktest.Tracker(t)}
 	pipe, other := net.Pipe()
 	defer pipe.Close()
 	defer other.Close()
@@ -240,7 +234,7 @@ func TestUnixConnectionsPassThrough(t *testing.T) {
 	require.NoError(t, err)
 	defer os.RemoveAll(dir)
 	for _, noWrap := range []bool{false, true} {
-		c := listener.Config{Tracker: newTracker(t), NoWrap: noWrap}
+		c := listener.Config{Tracker: leaktest.Tracker(t), NoWrap: noWrap}
 		ln, err := c.Listen(t.Context(), "unix", filepath.Join(dir, "s"))
 		if err != nil {
 			t.Skipf("no unix sockets: %v", err)
@@ -274,7 +268,7 @@ func TestAListenerWithoutOneBelowAcceptsNothing(t *testing.T) {
 }
 
 func TestWrappingTwiceIsWrappingOnce(t *testing.T) {
-	first, second := newTracker(t), newTracker(t)
+	first, second := leaktest.Tracker(t), leaktest.Tracker(t)
 	c := listener.Config{Tracker: first, Name: "first"}
 	ln := listen(t, &c, "tcp", "127.0.0.1:0")
 	again := (&listener.Config{Tracker: second, Name: "second"}).Wrap(ln)
@@ -290,7 +284,7 @@ func TestWrappingTwiceIsWrappingOnce(t *testing.T) {
 func TestListenerIsTheOneBelow(t *testing.T) {
 	needSockets(t)
 	plain := tcptest.Listen(t)
-	ln := (&listener.Config{Tracker: newTracker(t)}).Wrap(plain)
+	ln := (&listener.Config{Tracker: leaktest.Tracker(t)}).Wrap(plain)
 	assert.Equal(t, plain.Addr(), ln.Addr())
 	assert.True(t, ln.NetListener() == net.Listener(plain))
 
@@ -311,7 +305,7 @@ func TestListenerIsTheOneBelow(t *testing.T) {
 
 func TestIPv6(t *testing.T) {
 	needSockets(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	ln := (&listener.Config{Tracker: tr}).Wrap(tcptest.Listen(t, tcptest.IPv6()))
 	conn, client := dialAndAccept(t, ln)
 	s := tr.Of(conn).Snapshot()
@@ -322,7 +316,7 @@ func TestIPv6(t *testing.T) {
 
 func TestNetConfigDoesTheListening(t *testing.T) {
 	controlled := false
-	c := listener.Config{Tracker: newTracker(t), NetConfig: &net.ListenConfig{
+	c := listener.Config{Tracker: leaktest.Tracker(t), NetConfig: &net.ListenConfig{
 		Control: func(string, string, syscall.RawConn) error { controlled = true; return nil },
 	}}
 	needSockets(t)
@@ -331,7 +325,7 @@ func TestNetConfigDoesTheListening(t *testing.T) {
 }
 
 func TestTLSAbove(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	server, client := tcptest.TLSConfigs(t)
 	ln := tls.NewListener(listen(t, &listener.Config{Tracker: tr, Name: "tls"}, "tcp", "127.0.0.1:0"), server)
 	go func() {
@@ -357,7 +351,7 @@ func TestTLSAbove(t *testing.T) {
 // and the *tls.Conn stays what it is, or net/http would not speak HTTP/2.
 func TestTLSBelow(t *testing.T) {
 	needSockets(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	server, client := tcptest.TLSConfigs(t)
 	ln := (&listener.Config{Tracker: tr}).Wrap(tls.NewListener(tcptest.Listen(t), server))
 	done := make(chan struct{})
@@ -399,7 +393,7 @@ func TestHTTPServerAbove(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tr := newTracker(t)
+			tr := leaktest.Tracker(t)
 			srv := httptest.NewUnstartedServer(hello)
 			srv.Listener.Close()
 			srv.Listener = listen(t, &listener.Config{Tracker: tr, Name: "http"}, "tcp", "127.0.0.1:0")
@@ -415,7 +409,7 @@ func TestHTTPServerAbove(t *testing.T) {
 
 // A connection that is hijacked is the Conn, so a proxy splices.
 func TestHijackedConnectionIsTheConn(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	types := make(chan net.Conn, 1)
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		c, _, err := http.NewResponseController(w).Hijack()
@@ -440,7 +434,7 @@ func TestHijackedConnectionIsTheConn(t *testing.T) {
 
 func TestListenersShowsTheListenerUntilItCloses(t *testing.T) {
 	needSockets(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	ln := listen(t, &listener.Config{Tracker: tr, Name: "api"}, "tcp", "127.0.0.1:0")
 	all := slices.Collect(tr.Listeners())
 	require.Len(t, all, 1)

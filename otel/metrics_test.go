@@ -253,7 +253,7 @@ func TestCountersOfFindingsCarryExemplarsOfTheLastUse(t *testing.T) {
 
 func TestMutedFindingsAreCountedAsSuppressed(t *testing.T) {
 	r := newRig(t)
-	r.tracker.Config.Mute = []tcpstate.Mute{{Kind: "close_wait"}}
+	require.NoError(t, r.tracker.Set(func(c *tcpstate.Config) { c.Mute = []tcpstate.Mute{{Kind: "close_wait"}} }))
 	r.start()
 	conn, client := r.accepted("api")
 	r.abandon(conn, client)

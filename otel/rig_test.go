@@ -23,6 +23,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/otel"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestMain(m *testing.M) { tcptest.Main(m) }
@@ -51,6 +52,7 @@ func newRig(t testing.TB) *rig {
 		require.NoError(t, r.tracker.Close())
 		testclock.Remove(r.tracker)
 	})
+	leaktest.Check(t, r.tracker, leaktest.IgnoreFindings()) // they are what is reported
 	return r
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // A kind of connection end for the copies below.
@@ -33,7 +34,7 @@ const (
 type endMaker struct{ on, off *tcpstate.Tracker }
 
 func newEndMaker(t *testing.T) endMaker {
-	m := endMaker{on: newTracker(t), off: newTracker(t)}
+	m := endMaker{on: leaktest.Tracker(t), off: leaktest.Tracker(t)}
 	m.off.Config.Off = true
 	return m
 }
@@ -415,7 +416,7 @@ func TestBuffersAreWrittenWhole(t *testing.T) {
 }
 
 func TestCopyFromNothingReturnsEINVAL(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	inner, _ := tcptest.Pair(t)
 	dst, none := tr.Track(inner, tcpstate.Origin{}), tr.Track(nil, tcpstate.Origin{})
 	defer dst.Close()

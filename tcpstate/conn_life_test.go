@@ -11,6 +11,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // These tests drop connections and look what the garbage collector does. The
@@ -48,7 +49,7 @@ func collect(t *testing.T, tr *tcpstate.Tracker, want int) {
 // after. A second connection, dropped altogether, shows when the collector has
 // been there.
 func stays[T any](t *testing.T, keep func(*tcpstate.Conn) T, use func(T) error) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t, leaktest.IgnoreKind(tcpstate.KindLeakCollected))
 	kept := dropped(t, tr, keep)
 	dropped(t, tr, func(*tcpstate.Conn) int { return 0 })
 	require.Equal(t, 2, tr.Stats().Open)
@@ -99,7 +100,7 @@ func TestConnIsCollectedWhenOnlyTheTrackerKnowsIt(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tr := newTracker(t)
+			tr := leaktest.Tracker(t, leaktest.IgnoreKind(tcpstate.KindLeakCollected))
 			kept := dropped(t, tr, keep)
 			collect(t, tr, 0)
 			runtime.KeepAlive(kept)
@@ -112,7 +113,7 @@ func TestConnIsCollectedWhenOnlyTheTrackerKnowsIt(t *testing.T) {
 // came from is gone, the socket works on.
 func TestFileOutlivesItsConn(t *testing.T) {
 	needSockets(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	inner, peer := tcptest.Pair(t)
 	c := tr.Track(inner, tcpstate.Origin{})
 	f, err := c.File()

@@ -19,6 +19,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/listener"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // newTracker returns a tracker that ends with the test.
@@ -69,7 +70,7 @@ func TestConnBehavesAsNettestDemands(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tr := newTracker(t)
+			tr := leaktest.Tracker(t)
 			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
 				d, a, err := dialAccept(tr, false)
 				if err != nil {
@@ -85,7 +86,7 @@ func TestConnBehavesAsNettestDemands(t *testing.T) {
 	}
 	t.Run("attached", func(t *testing.T) {
 		t.Parallel()
-		tr := newTracker(t)
+		tr := leaktest.Tracker(t)
 		nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
 			d, a, err := dialAccept(tr, true)
 			return d, a, func() { d.Close(); a.Close() }, err
@@ -170,7 +171,7 @@ func verdicts(t *testing.T, kind string) map[string]string {
 func testTLS(t *testing.T, tracked bool) {
 	// A subtest that hangs does so for a minute unless its connections end.
 	const patience = 5 * time.Second
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	server, client := tcptest.TLSConfigs(t)
 	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
 		d, a, err := dialAccept(tr, false)

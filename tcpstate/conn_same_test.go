@@ -19,6 +19,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // tcpConn is the method set of *net.TCPConn.
@@ -171,7 +172,7 @@ func TestConnReturnsWhatTCPConnReturns(t *testing.T) {
 	if _, ok := methods["Read"]; !ok || len(methods) != reflect.TypeFor[tcpConn]().NumMethod() {
 		t.Fatal("the table does not have the methods of tcpConn")
 	}
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	for situation, prepare := range situations {
 		for method, call := range methods {
 			t.Run(situation+"/"+method, func(t *testing.T) {
@@ -199,7 +200,7 @@ func TestConnHasTheMethodsOfTCPConn(t *testing.T) {
 
 func TestConnWithoutAConnectionReturnsEINVAL(t *testing.T) {
 	needSockets(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	closed, _ := tcptest.Pair(t)
 	require.NoError(t, closed.Close())
 	c := tr.Track(nil, tcpstate.Origin{})
@@ -223,7 +224,7 @@ func TestConnWithoutAConnectionReturnsEINVAL(t *testing.T) {
 
 func TestConcurrentClosesCountOnce(t *testing.T) {
 	needSockets(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	const conns, closers = 20, 8
 	for range conns {
 		inner, peer := tcptest.Pair(t)
@@ -265,7 +266,7 @@ func TestConcurrentClosesCountOnce(t *testing.T) {
 
 func TestCloseBelowAndAboveCountsOnce(t *testing.T) {
 	needSockets(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	inner, _ := tcptest.Pair(t)
 	c := tr.Track(inner, tcpstate.Origin{})
 	require.NoError(t, c.NetConn().Close())
@@ -277,7 +278,7 @@ func TestCloseBelowAndAboveCountsOnce(t *testing.T) {
 
 // TestOtherConnectionsAreNotTouched passes what is not TCP through every door.
 func TestOtherConnectionsAreNotTouched(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	udp, err := net.Dial("udp", "127.0.0.1:9")
 	require.NoError(t, err)
 	defer udp.Close()
@@ -297,7 +298,7 @@ func TestOtherConnectionsAreNotTouched(t *testing.T) {
 
 func TestTrackingTwiceIsTrackingOnce(t *testing.T) {
 	needSockets(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	inner, _ := tcptest.Pair(t)
 	c := tr.Track(inner, tcpstate.Origin{Name: "first"})
 	again := tr.Track(inner, tcpstate.Origin{Name: "second"})

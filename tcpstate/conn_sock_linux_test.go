@@ -13,6 +13,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // option reads a socket option of the connection below c.
@@ -26,7 +27,7 @@ func option(t *testing.T, c *tcpstate.Conn, level, name int) (value int) {
 }
 
 func TestOptionsReachTheSocket(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	inner, _ := tcptest.Pair(t)
 	c := tr.Track(inner, tcpstate.Origin{})
 	defer c.Close()
@@ -54,7 +55,7 @@ func TestOptionsReachTheSocket(t *testing.T) {
 }
 
 func TestSetLingerReachesTheSocket(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	inner, peer := tcptest.Pair(t)
 	c := tr.Track(inner, tcpstate.Origin{})
 	require.NoError(t, c.SetLinger(0))
@@ -64,7 +65,7 @@ func TestSetLingerReachesTheSocket(t *testing.T) {
 }
 
 func TestShutdownsReachTheSocket(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	inner, peer := tcptest.Pair(t)
 	c := tr.Track(inner, tcpstate.Origin{})
 	defer c.Close()
@@ -87,7 +88,7 @@ func TestShutdownsReachTheSocket(t *testing.T) {
 }
 
 func TestFileAndSyscallConnAreOfTheSameSocket(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	inner, _ := tcptest.Pair(t)
 	c := tr.Track(inner, tcpstate.Origin{})
 	defer c.Close()

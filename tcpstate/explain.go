@@ -206,6 +206,9 @@ func (s *story) deadSocket() {
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
+// String names the subject as reports do: by its use, its name and its target.
+func (s Subject) String() string { return s.who() }
+
 // who names the subject as a person knows it.
 func (s *Subject) who() string {
 	switch s.Type {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestListenersShowTheAcceptQueue(t *testing.T) {
@@ -19,7 +20,7 @@ func TestListenersShowTheAcceptQueue(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer ln.Close()
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	l := tr.AddListener(ln, tcpstate.Origin{Name: "api"})
 
 	for range 3 {
@@ -45,7 +46,7 @@ func TestListenersShowTheAcceptQueue(t *testing.T) {
 }
 
 func TestAListenerThatIsClosedOrDroppedIsForgotten(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	tr.AddListener(ln, tcpstate.Origin{})
@@ -65,7 +66,7 @@ func TestAListenerThatIsClosedOrDroppedIsForgotten(t *testing.T) {
 }
 
 func TestAListenerThatIsNotTCPIsIgnored(t *testing.T) {
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	require.Nil(t, tr.AddListener(nil, tcpstate.Origin{}))
 	require.Nil(t, tr.AddListener((*net.TCPListener)(nil), tcpstate.Origin{}))
 	ln, err := net.Listen("unix", t.TempDir()+"/s")

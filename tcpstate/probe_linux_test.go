@@ -16,6 +16,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcpinfo"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // info reads what the kernel knows of c.
@@ -78,7 +79,7 @@ func TestProbeOfALivingPeer(t *testing.T) {
 		for family, opts := range map[string][]tcptest.Option{"IPv4": nil, "IPv6": {tcptest.IPv6()}} {
 			t.Run(name+"/"+family, func(t *testing.T) {
 				t.Parallel()
-				c, peer := idlePair(t, newTracker(t), opts...)
+				c, peer := idlePair(t, leaktest.Tracker(t), opts...)
 				require.NoError(t, c.SetKeepAliveConfig(keep))
 				before, settings := info(t, c), patience(t, c)
 				began := time.Now()
@@ -119,7 +120,7 @@ func TestProbeOfASilentPeer(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c, peer := idlePair(t, newTracker(t))
+			c, peer := idlePair(t, leaktest.Tracker(t))
 			require.NoError(t, c.SetKeepAliveConfig(keep))
 			settings := patience(t, c)
 			heal := tcptest.Deafen(t, peer)
@@ -156,7 +157,7 @@ func TestProbeOfASilentPeer(t *testing.T) {
 // TCP_KEEPCNT is reached.
 func TestProbesInVainAreLimited(t *testing.T) {
 	t.Parallel()
-	c, peer := idlePair(t, newTracker(t))
+	c, peer := idlePair(t, leaktest.Tracker(t))
 	require.NoError(t, c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: false, Idle: -1, Interval: -1, Count: 5}))
 	heal := tcptest.Deafen(t, peer)
 	sent := info(t, c).SegmentsOut
@@ -178,7 +179,7 @@ func TestProbesInVainAreLimited(t *testing.T) {
 // The peer restarted: it answers with a reset.
 func TestProbeOfAPeerThatForgot(t *testing.T) {
 	t.Parallel()
-	c, peer := idlePair(t, newTracker(t))
+	c, peer := idlePair(t, leaktest.Tracker(t))
 	heal := tcptest.Deafen(t, c.TCPConn)
 	tcptest.Reset(t, peer) // is not heard
 	heal()
@@ -230,7 +231,7 @@ func TestProbeIsNotSent(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c, peer := idlePair(t, newTracker(t), tc.opts...)
+			c, peer := idlePair(t, leaktest.Tracker(t), tc.opts...)
 			tc.prepare(t, c, peer)
 			received, closed := info(t, peer).SegmentsIn, name == "we have closed"
 			r := c.Watch().Probe(short(t))
@@ -249,8 +250,9 @@ func TestProbeIsNotSent(t *testing.T) {
 
 func TestProbeWithAClosedWindow(t *testing.T) {
 	t.Parallel()
+	tr := leaktest.Tracker(t)
 	c, peer := tcptest.Pair(t, tcptest.SmallBuffers())
-	conn := newTracker(t).Track(c, tcpstate.Origin{})
+	conn := tr.Track(c, tcpstate.Origin{})
 	tcptest.FillWindow(t, c)
 	tcptest.Deafen(t, peer)
 	awaitIdle(t, c)
@@ -266,7 +268,7 @@ func TestProbeWithAClosedWindow(t *testing.T) {
 // Data that is acknowledged while Probe waits is an answer.
 func TestProbeWaitsWithTheKernel(t *testing.T) {
 	t.Parallel()
-	c, peer := idlePair(t, newTracker(t))
+	c, peer := idlePair(t, leaktest.Tracker(t))
 	heal := tcptest.Deafen(t, peer)
 	_, err := c.Write([]byte("x"))
 	require.NoError(t, err)
@@ -286,7 +288,7 @@ func TestProbeOfNothing(t *testing.T) {
 
 func TestProbeWithAContextThatEnds(t *testing.T) {
 	t.Parallel()
-	c, peer := idlePair(t, newTracker(t))
+	c, peer := idlePair(t, leaktest.Tracker(t))
 	settings, sent := patience(t, c), info(t, c).SegmentsOut
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -402,7 +404,7 @@ func TestManyProbesAtOnceAreOne(t *testing.T) {
 	for name, deaf := range map[string]bool{"living": false, "silent": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c, peer := idlePair(t, newTracker(t))
+			c, peer := idlePair(t, leaktest.Tracker(t))
 			require.NoError(t, c.SetKeepAlive(true))
 			want := tcpstate.ProbeAlive
 			if deaf {
@@ -432,7 +434,7 @@ func TestManyProbesAtOnceAreOne(t *testing.T) {
 // Nothing of the tracker waits for a probe.
 func TestAProbeBlocksNobody(t *testing.T) {
 	t.Parallel()
-	c, peer := idlePair(t, newTracker(t))
+	c, peer := idlePair(t, leaktest.Tracker(t))
 	tcptest.Deafen(t, peer)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

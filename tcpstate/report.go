@@ -195,6 +195,9 @@ func (f *Finding) ids() string {
 
 // was says which finding this is, and what it was before.
 func (f *Finding) was() string {
+	if f.Group.ID == 0 {
+		return "" // not made by a tracker
+	}
 	s := fmt.Sprintf(" · finding %d", f.Group.ID)
 	if f.Was != "" {
 		s += ", was " + string(f.Was)

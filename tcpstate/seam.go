@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/epoll"
+	"github.com/tcpstate/tcpstate-go/internal/faketime"
 	"github.com/tcpstate/tcpstate-go/internal/sockdiag"
 	"github.com/tcpstate/tcpstate-go/internal/tcpinfo"
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
@@ -55,7 +56,7 @@ func newSeam(clock *testclock.Clock) *seam {
 		countPorts:     countPorts,
 		synRetransmits: sockdiag.SynRetransmits,
 		countSYNs:      countSYNs,
-		fakeTime:       fakeTime,
+		fakeTime:       faketime.On,
 		near:           net.IP.IsLoopback,
 	}
 	if !numbered {

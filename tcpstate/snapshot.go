@@ -29,6 +29,7 @@ type Snapshot struct {
 	InUse         int       // uses in progress
 	PeerClosed    time.Time // when the peer's FIN was noticed
 	Site          Site      // dial or accept; the last use where the standard library did that on its own goroutine
+	Sites         []Site    // every place that had to do with it, Site first
 	Finding       Kind      // open now; empty: none
 }
 
@@ -66,8 +67,8 @@ func (e *entry) snapshot(ask bool) Snapshot {
 		s.Use = use.use.String()
 	}
 	s.Site = Site{Role: e.bornBy()}
-	if places := e.sitesLocked(KindLeakCollected, t.cfg.Load().HideFrames); len(places) > 0 {
-		s.Site = places[0]
+	if s.Sites = e.sitesLocked(KindLeakCollected, t.cfg.Load().HideFrames); len(s.Sites) > 0 {
+		s.Site = s.Sites[0]
 	}
 	e.mu.Unlock()
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // TestNothingIsFoundInHealthyTraffic runs for half a minute, or for as long as
@@ -19,7 +19,7 @@ func TestNothingIsFoundInHealthyTraffic(t *testing.T) {
 		d, err = time.ParseDuration(s)
 		require.NoError(t, err)
 	}
-	found, err := run(t.Context(), d, new(tcpstate.Tracker), t.Output())
+	found, err := run(t.Context(), d, leaktest.Tracker(t), t.Output())
 	require.NoError(t, err)
 	require.Zero(t, found)
 }

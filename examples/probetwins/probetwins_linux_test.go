@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // settings are what the connections of a test have in common. The kernel's own
@@ -79,7 +80,7 @@ func TestAProbeThatKills(t *testing.T) {
 func TestAProbeThatIsNotSentKillsNobody(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t)
 	for _, s := range dangerous {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
@@ -113,7 +114,7 @@ func TestAProbeThatIsNotSentKillsNobody(t *testing.T) {
 func TestAProbeThatDoesNotKill(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
-	tr := newTracker(t)
+	tr := leaktest.Tracker(t, leaktest.IgnoreKind(tcpstate.KindPeerDeadProbes))
 	for name, keep := range map[string]net.KeepAliveConfig{
 		"keepalive of Go": {Enable: true},
 		"keepalive off":   {Enable: false, Idle: -1, Interval: -1, Count: -1},
@@ -163,12 +164,6 @@ func TestAProbeThatDoesNotKill(t *testing.T) {
 			works(t, c, peer)
 		})
 	}
-}
-
-func newTracker(t *testing.T) *tcpstate.Tracker {
-	tr := new(tcpstate.Tracker)
-	t.Cleanup(func() { tr.Close() })
-	return tr
 }
 
 func set(t *testing.T, c *net.TCPConn, level, option, value int) {

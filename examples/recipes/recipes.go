@@ -20,6 +20,7 @@ import (
 	tcpotel "github.com/tcpstate/tcpstate-go/otel"
 	"github.com/tcpstate/tcpstate-go/pool/httppool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // HTTPClient wraps the transport of an HTTP client.
@@ -116,6 +117,12 @@ func OwnDialer(existing dialer.DialFunc) dialer.DialFunc {
 func OpenTelemetry() (stop func(context.Context) error, err error) {
 	stop, err = tcpotel.Start()
 	return stop, err
+}
+
+// ATest has a tracker of its own, which is checked when the test is over.
+func ATest(t leaktest.TB) *dialer.Dialer {
+	tracker := leaktest.Tracker(t) // first; then dial, listen and serve with it
+	return &dialer.Dialer{Tracker: tracker}
 }
 
 // SlogOnly needs no set-up: without OpenTelemetry findings go to slog.Default.

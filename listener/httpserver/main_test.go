@@ -20,6 +20,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/listener"
 	"github.com/tcpstate/tcpstate-go/listener/httpserver"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestMain(m *testing.M) { tcptest.Main(m) }
@@ -43,6 +44,7 @@ func newFixture(t *testing.T, h http.Handler) *fixture {
 		f.tracker.Close()
 		testclock.Remove(f.tracker)
 	})
+	leaktest.Check(t, f.tracker, leaktest.IgnoreFindings()) // tests look at them
 	return f
 }
 

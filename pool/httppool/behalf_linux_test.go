@@ -87,6 +87,7 @@ func proxyTo(t *testing.T, backend *httptest.Server) func(f *fixture) http.Handl
 	return func(f *fixture) http.Handler {
 		proxy := httputil.NewSingleHostReverseProxy(target)
 		proxy.Transport = f.pool
+		t.Cleanup(backend.CloseClientConnections) // before the check for connections left open
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { proxy.ServeHTTP(w, r) })
 	}
 }
@@ -155,6 +156,7 @@ func TestARequestThatMayGoOnIsNotReported(t *testing.T) {
 				<-asked
 			})
 		})
+		t.Cleanup(backend.CloseClientConnections)
 		client := g.send(t, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		_, err := io.ReadAll(client)
 		require.NoError(t, err)

@@ -22,12 +22,14 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/pool/httppool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func silentTracker(t *testing.T) (*tcpstate.Tracker, *testclock.Clock) {
 	tr := &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}
 	clk := testclock.Install(tr)
 	t.Cleanup(func() { tr.Close(); testclock.Remove(tr) })
+	leaktest.Check(t, tr, leaktest.IgnoreFindings())
 	return tr, clk
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/pool/httppool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestMain(m *testing.M) { tcptest.Main(m) }
@@ -35,10 +36,13 @@ func newFixture(t *testing.T, base *http.Transport) *fixture {
 	f.pool = &httppool.Transport{Base: base, Dialer: dialer.Dialer{Tracker: f.tracker, Name: "payments"}}
 	f.client = &http.Client{Transport: f.pool}
 	t.Cleanup(func() {
-		f.client.CloseIdleConnections()
 		f.tracker.Close()
 		testclock.Remove(f.tracker)
 	})
+	// Tests look at findings. An HTTP/2 connection is not closed as idle when its
+	// answer has just been read.
+	leaktest.Check(t, f.tracker, leaktest.IgnoreFindings(), leaktest.IdleHTTP())
+	t.Cleanup(f.client.CloseIdleConnections)
 	return f
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 	"github.com/tcpstate/tcpstate-go/tcpstate/debughttp"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func get(t *testing.T, h http.Handler, target string) *httptest.ResponseRecorder {
@@ -28,6 +29,7 @@ func leaked(t *testing.T) *tcpstate.Tracker {
 	clk := testclock.Install(tr)
 	t.Cleanup(func() { testclock.Remove(tr) })
 	t.Cleanup(func() { require.NoError(t, tr.Close()) })
+	leaktest.Check(t, tr, leaktest.IgnoreFindings())
 	client, server := tcptest.Pair(t)
 	tr.Track(server, tcpstate.Origin{Role: tcpstate.Server, Name: "<api>"})
 	c2, s2 := tcptest.Pair(t)

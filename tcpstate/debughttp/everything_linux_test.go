@@ -18,6 +18,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/listener"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 	"github.com/tcpstate/tcpstate-go/tcpstate/debughttp"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // everything returns a tracker with one of each: an error, a warning, inventory,
@@ -27,6 +28,7 @@ func everything(t *testing.T) *tcpstate.Tracker {
 	clk := testclock.Install(tr)
 	t.Cleanup(func() { testclock.Remove(tr) })
 	t.Cleanup(func() { require.NoError(t, tr.Close()) })
+	leaktest.Check(t, tr, leaktest.IgnoreFindings())
 
 	cfg := listener.Config{Tracker: tr, Name: "api"}
 	ln, err := cfg.Listen(t.Context(), "tcp", "127.0.0.1:0")
