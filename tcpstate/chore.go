@@ -47,3 +47,19 @@ func (t *Tracker) pin(n int) {
 		t.kickLocked(youngDelay)
 	}
 }
+
+// pin keeps the loop running for one reason. The zero value does not.
+type pin struct{ held bool }
+
+// hold begins or ends it.
+func (p *pin) hold(t *Tracker, want bool) {
+	if want == p.held {
+		return
+	}
+	p.held = want
+	if want {
+		t.pin(+1)
+	} else {
+		t.pin(-1)
+	}
+}

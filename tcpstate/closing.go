@@ -1,15 +1,10 @@
 package tcpstate
 
 import (
-	"cmp"
 	"errors"
-	"iter"
 	"math"
 	"math/rand/v2"
-	"net"
-	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/sites"
@@ -112,7 +107,7 @@ type closingChore struct {
 	open    []*lingerer
 	halves  halfOpenPolls
 	resets  resetTable
-	pinned  bool
+	pin     pin // while sockets linger
 
 	spareCloses []departed // for Tracker.closes
 	spareResets []reset    // for Tracker.resets
@@ -298,62 +293,6 @@ func (c *closingChore) lookUp(t *Tracker, now int64) {
 	}
 }
 
-// questions is what the lookups of one tick share.
-type questions struct {
-	c     *closingChore
-	start time.Time
-	err   error // nothing is answered
-}
-
-func (q *questions) spent() bool { return q.err != nil || time.Since(q.start) > closingBudget }
-
-// ask looks up the sockets of all while there is time, hands each its answer,
-// and returns those that were not reached.
-func ask[T any](q *questions, all []T, of func(T) *entry, seen func(T, *sockdiag.Result)) (left []T) {
-	c := q.c
-	for len(all) > 0 && !q.spent() {
-		n := min(len(all), closingBatch)
-		c.tuples = c.tuples[:0]
-		for _, v := range all[:n] {
-			c.tuples = append(c.tuples, of(v).tuple())
-		}
-		var err error
-		c.results, err = c.diag.Lookup(c.results[:0], c.tuples)
-		answered := false
-		for i := range c.results {
-			answered = answered || c.results[i].Status != sockdiag.Unknown
-			seen(all[i], &c.results[i])
-		}
-		if err != nil && !answered {
-			q.err = err
-		}
-		all = all[n:]
-	}
-	return all
-}
-
-func (e *entry) tuple() sockdiag.Tuple {
-	return sockdiag.Tuple{Local: plainAddr(e.local), Remote: plainAddr(e.remote)}
-}
-
-func plainAddr(a *net.TCPAddr) netip.AddrPort {
-	ap := a.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-}
-
-// waitsForPeer reports whether a socket that no descriptor shows waits for the
-// acknowledgement of our FIN.
-func waitsForPeer(r *sockdiag.Result) bool {
-	if r.Status != sockdiag.Found || r.Socket.Inode != 0 {
-		return false
-	}
-	switch State(r.Socket.State) {
-	case FinWait1, Closing, LastAck:
-		return true
-	}
-	return false
-}
-
 // plan decides when to run next, and whether the loop has to stay for it.
 func (c *closingChore) plan(t *Tracker, now int64) {
 	if len(c.waiting) > 0 {
@@ -369,14 +308,7 @@ func (c *closingChore) plan(t *Tracker, now int64) {
 		c.wake(c.resets.due)
 	}
 	t.count.lingering.Store(int64(len(c.open)))
-	if pin := len(c.open) > 0; pin != c.pinned {
-		c.pinned = pin
-		if pin {
-			t.pin(+1)
-		} else {
-			t.pin(-1)
-		}
-	}
+	c.pin.hold(t, len(c.open) > 0)
 	if len(c.waiting)+len(c.open)+len(c.halves.polls) == 0 {
 		c.hangUp()
 	}
@@ -456,227 +388,4 @@ func (c *closingChore) facilities(t *Tracker, noDiag error) []Facility {
 		stat.Detail = "the number of orphans could not be read: " + err.Error() + "; every closed socket is looked up, and of too many some are not"
 	}
 	return []Facility{diag, stat}
-}
-
-// lingerer is a closed connection whose socket waits for the peer. It is a
-// subject, in place of its entry.
-type lingerer struct {
-	e        *entry
-	closedAt int64
-	closer   sites.ID
-	cookie   uint64
-
-	state      State
-	timer      sockdiag.Timer
-	retrans    uint8
-	sendQueue  uint32 // our FIN counts as one byte
-	progressAt int64
-	seenAt     int64
-	next       int64
-	unanswered int
-	sample     sample // of when the finding was opened
-	sampledAt  int64
-	finding    *finding
-}
-
-// seen takes in what a lookup said. It reports false when the socket waits no
-// longer, or cannot be followed.
-func (l *lingerer) seen(t *Tracker, r *sockdiag.Result, now int64) bool {
-	s := &r.Socket
-	switch {
-	case r.Status == sockdiag.Unknown && l.unanswered < maxUnanswered:
-		l.unanswered++
-		l.next = now + int64(suspectInterval)
-		return true
-	case !waitsForPeer(r), s.Cookie != l.cookie:
-		l.ended(t, now)
-		return false
-	}
-	if l.seenAt != 0 && s.SendQueue < l.sendQueue {
-		l.progressAt = now
-	}
-	l.unanswered, l.seenAt = 0, now
-	l.state, l.timer, l.retrans, l.sendQueue = State(s.State), s.Timer, s.Retrans, s.SendQueue
-	l.next = now + int64(suspectInterval)
-	v := l.verdict(&t.cfg.Load().limits, now)
-	if x := l.e.expect.Load(); v.kind != "" && x != nil && x.ignores(v.kind) {
-		v = verdict{}
-	}
-	if v.kind != "" {
-		l.next = now + int64(reportedInterval)
-		if l.finding == nil {
-			l.ask(t, now)
-		}
-	}
-	t.settle(l, &l.finding, v, now)
-	return true
-}
-
-// ended ends the finding about a socket that is gone, or followed no longer.
-func (l *lingerer) ended(t *Tracker, now int64) { t.settle(l, &l.finding, verdict{}, now) }
-
-// minFINRetries is how often the kernel must have sent our FIN again: fewer
-// losses happen on every path.
-const minFINRetries = 3
-
-// verdict judges. It is pure.
-func (l *lingerer) verdict(limits *Thresholds, now int64) verdict {
-	since := max(l.closedAt, l.progressAt)
-	v := verdict{since: since, severity: l.weight()}
-	switch {
-	case l.timer == sockdiag.ZeroWindow && l.sendQueue > 1:
-		v.kind = KindClosingDataUndelivered
-		if limits.Undelivered == off || now-since < int64(limits.Undelivered) {
-			return verdict{}
-		}
-	case l.timer == sockdiag.Retransmit && l.retrans >= minFINRetries:
-		v.kind = KindClosingFINUnacked
-		if limits.FINUnacked == off || now-since < int64(limits.FINUnacked) {
-			return verdict{}
-		}
-	default:
-		// Between two timers. What is open stays open.
-		if f := l.finding; f != nil && l.progressAt <= f.since {
-			return verdict{kind: f.kind, severity: f.severity, cause: f.cause, since: f.since}
-		}
-		return verdict{}
-	}
-	return v
-}
-
-// weight is the severity for this peer: clients from the internet vanish every
-// day, without anything to be done about it here.
-func (l *lingerer) weight() Severity {
-	a := plainAddr(l.e.remote).Addr()
-	if l.e.role == Server && !a.IsPrivate() && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
-		return Inventory
-	}
-	return 0
-}
-
-// ask reads TCP_INFO once, for the evidence.
-func (l *lingerer) ask(t *Tracker, now int64) {
-	c := &t.judge.closing
-	if c.diag == nil {
-		return
-	}
-	rs, _, _ := c.diag.LookupInfo(nil, nil, []sockdiag.Tuple{l.e.tuple()})
-	if len(rs) == 1 && rs[0].Status == sockdiag.Found && rs[0].Socket.Cookie == l.cookie {
-		l.sample.parse(rs[0].Socket.Info)
-		l.sampledAt = now
-	}
-}
-
-func (l *lingerer) label() string { return l.e.name }
-
-func (l *lingerer) dimension() (name string, role Role) { return l.e.dimension() }
-
-func (l *lingerer) reported(Kind) {}
-
-// ownerSite implements subject: data is lost by the line that closes, a FIN by
-// the path.
-func (l *lingerer) ownerSite(k Kind, hide []string) sites.ID {
-	if k == KindClosingDataUndelivered && ownLine(l.closer, hide) {
-		return l.closer
-	}
-	return l.e.ownerSite(k, hide)
-}
-
-// ownLine reports whether a line of the program, or of what it uses, is on the
-// stack.
-func ownLine(id sites.ID, hide []string) bool {
-	frames := id.Owner(hide)
-	return len(frames) > 0 && !frames[0].IsStd()
-}
-
-// describe implements subject.
-func (l *lingerer) describe(t *Tracker, f *finding, s *subscriber, now int64, pub *Finding) {
-	l.e.describe(t, f, s, now, pub)
-	pub.State = l.state
-	ev := &pub.Evidence
-	if l.sample.ok {
-		ev.sampled(&l.sample, l.state != FinWait1, Duration(max(now-l.sampledAt, 0)))
-	}
-	ev.RecvQueue, ev.SendQueue, ev.Timeouts, ev.Probes = 0, int(l.sendQueue), 0, 0
-	ev.note("closed", age(time.Duration(now-l.closedAt))+" ago")
-	if l.timer == sockdiag.ZeroWindow {
-		ev.Probes = l.retrans
-		ev.note("timer", "window probe")
-		ev.note("unanswered probes", strconv.Itoa(int(l.retrans)))
-	} else {
-		ev.Timeouts = l.retrans
-		ev.note("timer", "retransmission")
-		ev.note("retransmissions", strconv.Itoa(int(l.retrans)))
-	}
-	if hide := t.judge.hide; ownLine(l.closer, hide) {
-		site := Site{Role: "close", Frames: publicFrames(l.closer.Owner(hide))}
-		if f.kind == KindClosingDataUndelivered {
-			pub.Sites = slices.Insert(pub.Sites, 0, site)
-		} else {
-			pub.Sites = append(pub.Sites, site)
-		}
-	}
-}
-
-// ClosingSnapshot is one socket that this program has closed and that still
-// waits for the peer's acknowledgement, as it was when it was last looked up.
-type ClosingSnapshot struct {
-	ID            uint64 // of the connection
-	Role          Role
-	Name, Target  string
-	Local, Remote net.Addr
-	State         State     // FinWait1, Closing or LastAck
-	Closed        time.Time // when Close was called
-	Looked        time.Time // at most some seconds ago
-	SendQueue     int       // bytes not acknowledged; our FIN counts as one, as in ss
-	Retries       int       // retransmissions, or window probes, without an answer
-	NoWindow      bool      // the peer does not read: Retries are window probes
-	Site          Site      // the call of Close where data was left to send, else as in Snapshot
-	Finding       Kind      // open now; empty: none
-}
-
-// Closing returns the sockets of closed connections that wait for their peer in
-// FIN-WAIT-1, CLOSING or LAST-ACK, oldest connection first. No descriptor shows
-// them. They appear a second after Close, at most 4,096 of them, on Linux only.
-// Sockets in FIN-WAIT-2 and TIME-WAIT are not among them: the kernel ends those
-// by itself within a minute.
-func (t *Tracker) Closing() iter.Seq[ClosingSnapshot] {
-	return func(yield func(ClosingSnapshot) bool) {
-		t.init()
-		for _, s := range t.closingNow() {
-			if !yield(s) {
-				return
-			}
-		}
-	}
-}
-
-func (t *Tracker) closingNow() []ClosingSnapshot {
-	j := &t.judge
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	all := make([]ClosingSnapshot, 0, len(j.closing.open))
-	for _, l := range j.closing.open {
-		s := ClosingSnapshot{
-			ID: l.e.id, Role: l.e.role, Name: l.e.name, Local: l.e.local, Remote: l.e.remote,
-			State: l.state, Closed: t.wall(l.closedAt), Looked: t.wall(l.seenAt),
-			SendQueue: int(l.sendQueue), Retries: int(l.retrans), NoWindow: l.timer == sockdiag.ZeroWindow,
-			Site: Site{Role: l.e.bornBy()},
-		}
-		l.e.mu.Lock()
-		s.Target = l.e.target
-		if places := l.e.sitesLocked(KindLeakCollected, j.hide); len(places) > 0 {
-			s.Site = places[0]
-		}
-		l.e.mu.Unlock()
-		if ownLine(l.closer, j.hide) {
-			s.Site = Site{Role: "close", Frames: publicFrames(l.closer.Owner(j.hide))}
-		}
-		if l.finding != nil {
-			s.Finding = l.finding.kind
-		}
-		all = append(all, s)
-	}
-	slices.SortFunc(all, func(a, b ClosingSnapshot) int { return cmp.Compare(a.ID, b.ID) })
-	return all
 }

@@ -48,7 +48,7 @@ type Listening struct {
 	raw        syscall.RawConn
 	inside     *entry // first read from inside an outer Accept, and there last
 	insideSite sites.ID
-	pinned     bool // keeps the loop running
+	pin        pin
 	removed    bool
 
 	watch listenWatch // owned by the loop
@@ -190,15 +190,17 @@ func (l *Listening) dropped() { l.leave() }
 // nobody has closed it.
 func (l *Listening) leave() {
 	l.mu.Lock()
-	first, pinned := !l.removed, l.pinned
-	l.removed, l.pinned, l.raw, l.inside = true, false, nil, nil
+	first := !l.removed
+	l.removed, l.raw, l.inside = true, nil, nil
 	l.mu.Unlock()
 	if !first {
 		return
 	}
 	l.t.judge.listening.remove(l.t, l)
-	if pinned {
-		l.t.pin(-1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pin.held {
+		l.pin.hold(l.t, false)
 		l.t.kick(lastDelay) // to end what is open
 	}
 }

@@ -41,14 +41,7 @@ const tellsQueues = runtime.GOOS == "linux"
 func (l *Listening) follow() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	want := tellsQueues && !l.removed && !l.t.cfg.Load().Off
-	switch {
-	case want && !l.pinned:
-		l.t.pin(1)
-	case !want && l.pinned:
-		l.t.pin(-1)
-	}
-	l.pinned = want
+	l.pin.hold(l.t, tellsQueues && !l.removed && !l.t.cfg.Load().Off)
 }
 
 // remove takes l out. The loop, if it runs, ends what is open about it.

@@ -92,7 +92,7 @@ type poolingChore struct {
 	mu    sync.Mutex // guards following fields
 	sites map[poolKey]*poolSite
 	due   int64
-	open  bool // a finding is: the loop has to run until it ends
+	pin   pin // while a finding is open
 }
 
 type poolKey struct {
@@ -201,14 +201,7 @@ func (c *poolingChore) run(t *Tracker, now int64) {
 			delete(c.sites, key)
 		}
 	}
-	if open != c.open {
-		c.open = open
-		if open {
-			t.pin(1)
-		} else {
-			t.pin(-1)
-		}
-	}
+	c.pin.hold(t, open)
 }
 
 // notReturned judges a connection that is lent out, moves nothing, and is
