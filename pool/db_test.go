@@ -66,7 +66,11 @@ func newRig(t *testing.T, change ...func(*connector)) *rig {
 	var err error
 	r.stop, err = pool.WatchDBWith(r.tr, r.db, "orders")
 	require.NoError(t, err)
-	t.Cleanup(r.busy.Wait)
+	t.Cleanup(func() {
+		close(r.server.ended)
+		r.db.Close()
+		r.busy.Wait()
+	})
 	return r
 }
 
@@ -172,9 +176,9 @@ func TestAConnThatIsTakenOutOfTheDatabaseNamesItsLine(t *testing.T) {
 		require.Contains(t, f.Sites[0].Frames[0].Function, "leakConn")
 	}
 	require.NoError(t, one.Close()) // whoever waits gets it
-	require.NoError(t, other.Close())
 	r.clk.Advance(12 * time.Second)
 	r.silent()
+	require.NoError(t, other.Close())
 }
 
 func TestDatabasesThatAreWellAreNotReported(t *testing.T) {
