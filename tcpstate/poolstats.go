@@ -83,8 +83,8 @@ type polled struct {
 
 // Report lets the pool tell of itself: stats is called, from any goroutine and
 // with no lock of the tracker held, whenever somebody wants to know. It must be
-// quick. When it returns false, or stop is called, it is forgotten; until then
-// the tracker keeps whatever it refers to. Beyond 256 pools, nothing is told,
+// quick. When it returns false or panics, or stop is called, it is forgotten;
+// until then the tracker keeps whatever it refers to. Beyond 256 pools, nothing is told,
 // which Stats counts.
 func (p *Pool) Report(stats func() (s PoolStats, ok bool)) (stop func()) {
 	if p == nil || stats == nil {
@@ -156,10 +156,11 @@ func (t *Tracker) asked(p *polled) (s PoolStats, ok bool) {
 			t.panicked(r)
 			ok = false
 		}
+		if !ok {
+			t.dropPolled(p)
+		}
 	}()
-	if s, ok = p.ask(); !ok {
-		t.dropPolled(p)
-	}
+	s, ok = p.ask()
 	s.Name = p.name
 	return s, ok
 }
