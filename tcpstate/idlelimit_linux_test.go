@@ -33,13 +33,21 @@ func (r *rig) idles(n int, gap time.Duration, x tcpstate.Expect) (all []quietPai
 	return all
 }
 
+// byReset is the farewell of a server that has no word to spare.
+const byReset = "RST"
+
 // ends lets the server close one connection after the other.
 func (r *rig) ends(all []quietPair, gap time.Duration, farewell string) {
 	r.Helper()
 	for _, p := range all {
-		_, err := p.server.Write([]byte(farewell))
-		require.NoError(r, err)
-		r.closes(p.server, p.client.TCPConn)
+		if farewell == byReset {
+			tcptest.Reset(r, p.server)
+			tcptest.WaitState(r, p.client, tcptest.Closed)
+		} else {
+			_, err := p.server.Write([]byte(farewell))
+			require.NoError(r, err)
+			r.closes(p.server, p.client.TCPConn)
+		}
 		r.clk.Settle()
 		r.clk.Advance(gap)
 	}
@@ -53,6 +61,7 @@ func TestTheIdleLimitOfTheServerShowsInItsCloses(t *testing.T) {
 	}{
 		"of what looks like a pool": {},
 		"of a pool":                 {tcpstate.Expect{Pooled: true}, ""},
+		"with a reset":              {farewell: byReset},
 		"with a farewell":           {tcpstate.Expect{Pooled: true}, "idle-session timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
