@@ -70,6 +70,7 @@
 // a connection is open.
 //
 //	socket connect {target}   a dial, child of the caller's span where that one is recorded
+//	tcpstate wait_for_connection {pool}   a wait for a connection of a pool that tells of single ones (tcpstate.Pool.Waiting), likewise; linked to the dial of the connection
 //	tcpstate finding {kind}   from the beginning of the condition to its detection: a trace of its own, linked to the dial and to the last use
 //	tcpstate connection       a connection that has ended, see WithConnectionSpans; its children are the phases connect, open and close_wait
 //

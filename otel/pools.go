@@ -1,7 +1,11 @@
 package tcpotel
 
 import (
+	"context"
+
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
@@ -186,6 +190,35 @@ func (c *census) pools(o metric.Observer) {
 	uses.observe(o, p.uses)
 	creates.observe(o, p.creates)
 	discards.observe(o, p.discards)
+}
+
+// waitSpan makes the span of a wait for a connection: a child of the caller's
+// span where that one is recorded.
+func (r *reporter) waitSpan(w tcpstate.WaitInfo) {
+	caller := tokenOf(w.Token)
+	if caller == nil || !caller.recording {
+		return
+	}
+	pool := r.dims.names.of(w.Pool)
+	name := "tcpstate wait_for_connection"
+	if pool != "" {
+		name += " " + pool
+	}
+	var a attrs
+	a.str(keyPoolName, w.Pool)
+	if w.ID != 0 {
+		a.add(keyConnID.Int64(int64(w.ID)))
+	}
+	if w.Err != nil {
+		a.str(keyErrorType, errorType(w.Err))
+	}
+	parent := trace.ContextWithSpanContext(context.Background(), caller.sc)
+	_, span := r.tracer.Start(parent, name, trace.WithTimestamp(w.Start), trace.WithAttributes(a...),
+		trace.WithLinks(links(nil, tokenOf(w.DialToken))...))
+	if w.Err != nil {
+		span.SetStatus(codes.Error, w.Err.Error())
+	}
+	span.End(trace.WithTimestamp(w.End))
 }
 
 // discardReason returns a reason of the short list.

@@ -1,6 +1,7 @@
 package tcpotel_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/tcpstate/tcpstate-go/otel"
@@ -155,4 +157,39 @@ func TestThereAreNoMorePoolNamesThanThereIsRoomFor(t *testing.T) {
 		}
 	}
 	require.Equal(t, total, seen, "what is folded is not lost")
+}
+
+func TestAWaitForAConnectionIsAChildOfTheCallersSpan(t *testing.T) {
+	r := newRig(t).start()
+	p := r.tracker.NewPool(tcpstate.Origin{Name: "cache"})
+	dial, dialer := r.request("first")
+	conn, _, target := r.dialed(dial, "cache")
+	dialer.End()
+	r.clock.Advance(2 * time.Second)
+	socket := r.span("socket connect " + target)
+
+	ctx, caller := r.request("second")
+	done := p.Waiting(ctx)
+	r.clock.Advance(3 * time.Second)
+	done(tcpstate.Of(conn), nil)
+	failed := p.Waiting(ctx)
+	failed(nil, context.DeadlineExceeded)
+	p.Waiting(t.Context())(nil, nil) // nobody records
+	caller.End()
+	r.finish()
+
+	all := r.named("tcpstate wait_for_connection cache")
+	require.Len(t, all, 2)
+	for _, s := range all {
+		require.Equal(t, caller.SpanContext().SpanID(), s.Parent.SpanID())
+		require.Equal(t, "cache", attr(s, "tcpstate.pool.name").AsString())
+	}
+	require.Equal(t, 3*time.Second, all[0].EndTime.Sub(all[0].StartTime))
+	require.Equal(t, codes.Unset, all[0].Status.Code)
+	require.Len(t, all[0].Links, 1)
+	require.Equal(t, socket.SpanContext.SpanID(), all[0].Links[0].SpanContext.SpanID())
+	require.Equal(t, int64(tcpstate.Of(conn).ID()), attr(all[0], "tcpstate.connection.id").AsInt64())
+	require.Equal(t, codes.Error, all[1].Status.Code)
+	require.Equal(t, "timed_out", attr(all[1], "error.type").AsString())
+	require.Empty(t, all[1].Links)
 }

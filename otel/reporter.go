@@ -60,6 +60,7 @@ func (r *reporter) observer() *tcpstate.Observer {
 		DialDone: r.dialDone,
 
 		HandshakeDone: r.handshakeDone,
+		WaitDone:      r.waitSpan,
 
 		Closed:   r.closed,
 		Opened:   func(f tcpstate.Finding) { r.found(&f, "tcpstate.finding.opened") },
