@@ -38,6 +38,7 @@ type judgement struct {
 	tunnels   tunnelTable
 	process   processChore
 	pooling   poolingChore
+	churning  churnChore
 	probes    pooledProbes
 	paths     pathWatch
 

@@ -20,6 +20,7 @@ type Pool struct {
 	site    sites.ID
 	reused  atomic.Bool
 	waiting atomic.Int64
+	lent
 }
 
 // NewPool says that a pool was made: now, by the calling code, for connections
@@ -217,7 +218,10 @@ func (f *facts) notReturned() verdict {
 	if f.wait.missed == 0 || f.limits.Borrowed == off || f.expect.LongLived {
 		return verdict{}
 	}
+	if f.wait.told && (f.wait.reading || f.sample.dataRecv > f.sample.dataSent) {
+		return verdict{} // it waits for the peer
+	}
 	moved := f.now - int64(min(f.sample.dataRecv, f.sample.dataSent))
-	from := max(f.wait.missed, moved)
+	from := max(f.wait.missed, moved, f.progressAt)
 	return f.after(from+int64(f.limits.Borrowed), verdict{kind: KindLeakNotReturned, since: from})
 }

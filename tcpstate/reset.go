@@ -55,6 +55,8 @@ type parting struct {
 	finSeen bool          // and when nothing else had happened yet
 	finSent uint64        // bytes sent by then
 	young   time.Duration // from birth to death
+
+	reusedAfter time.Duration // how long it had been idle before the use that it ended in; 0: not so
 }
 
 // reset says what kind of reset this was. The kind is empty when it was none,
@@ -67,6 +69,8 @@ func (p *parting) reset() (k Kind, cause string, repeats bool) {
 		return "", "", false
 	case p.hist.dead && p.hist.end == endReset:
 		return p.received()
+	case p.crossed():
+		return KindResetReuseAfterFIN, causeCrossed, false
 	case p.hist.dead || !p.discards:
 		return "", "", false
 	case p.linger:
@@ -82,6 +86,23 @@ func (p *parting) reset() (k Kind, cause string, repeats bool) {
 		return KindResetByUsUnread, "peer_sending", true
 	}
 	return KindResetByUsUnread, "", false
+}
+
+// causeCrossed is that of a request that crossed the FIN of a server that had
+// waited long enough. The RST comes after our Close and is seen by nobody.
+const causeCrossed = "crossed"
+
+// maxGoodbye is how much this end sends in answer to a FIN without meaning it: a
+// close_notify of TLS, of 31 bytes at most.
+const maxGoodbye = 64
+
+// crossed reports whether the connection was used again while the peer's FIN was
+// under way: what was written is not acknowledged, so the FIN was sent before it
+// arrived. A server that closes in place of an answer acknowledges the request.
+func (p *parting) crossed() bool {
+	s := &p.last
+	return p.reusedAfter > 0 && p.role == Client && s.state == CloseWait && !p.hist.dead && !p.hist.closeWrite &&
+		s.sendQueue > maxGoodbye && s.dataRecv-s.dataSent >= p.reusedAfter/2
 }
 
 // received says the same of an RST that came from outside.
@@ -168,7 +189,7 @@ type reset struct {
 // met. The caller is that of departure.
 func (e *entry) mayBeReset() bool {
 	return !e.forgotten && !e.leaked && e.end != nil && e.end.sample.ok &&
-		(e.end.sample.state == Closed || e.discards())
+		(e.end.sample.state == Closed || e.end.reusedAfter > 0 && e.end.sample.state == CloseWait || e.discards())
 }
 
 // reset returns the reset that e, which has ended, ended by, given what the loop
@@ -183,6 +204,7 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 	p := parting{
 		role: e.role, hist: e.finalHistory(sus), last: e.final(), read: e.readErr,
 		discards: e.discards(), linger: e.flags.Load()&flagLingerZero != 0,
+		reusedAfter: time.Duration(e.end.reusedAfter),
 	}
 	r.at = int64(e.end.at.Sub(t.base))
 	sampledAt := r.at
@@ -209,10 +231,13 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 	r.idle, r.finIdle, r.finAge = -1, -1, -1
 	switch {
 	case r.kind == KindResetReuseAfterFIN:
-		if p.finSeen {
+		switch {
+		case p.finSeen:
 			r.finAge = time.Duration(max(sampledAt-int64(s.dataSent)-sus.finAt, 0))
 			r.finIdle = sus.finIdle
 			r.idle = r.finIdle + r.finAge
+		case p.reusedAfter > 0:
+			r.idle, r.finIdle = p.reusedAfter, p.reusedAfter // both came together
 		}
 		r.repeats = r.finAge >= staleFIN
 	case r.cause == "after_idle":
@@ -243,6 +268,7 @@ type resetRecord struct {
 	total  uint64
 	latest reset
 	recent [severalResets]int64 // when those came that count for a warning, oldest first
+	failed uint64               // of those, uses that got no answer for it
 	idle   [8]time.Duration     // how long connections lay idle until the peer's FIN came
 	idles  int
 
@@ -259,6 +285,10 @@ type resetTable struct {
 // add counts a reset.
 func (tab *resetTable) add(t *Tracker, seen reset, now int64) {
 	r := tab.record(t, &seen)
+	if seen.kind == KindResetReuseAfterFIN && seen.e.flags.Load()&flagUseFailed != 0 {
+		seen.repeats = true // whoever made the request has to deal with it
+		r.failed++
+	}
 	if r.fresh == 0 {
 		r.first = seen.at
 	}
@@ -466,9 +496,14 @@ func (r *resetRecord) evidence(pub *Finding, now int64) {
 		ev.note("unread", thousands(l.unread))
 		ev.note("not delivered", thousands(l.unsent))
 	case KindResetReuseAfterFIN:
-		if l.finAge >= 0 {
+		if l.idle >= 0 {
 			ev.note("idle at reuse", age(l.idle))
+		}
+		if l.finAge >= 0 {
 			ev.note("age of the FIN", age(l.finAge))
+		}
+		if r.failed > 0 {
+			ev.note(noteFailed, strconv.FormatUint(r.failed, 10))
 		}
 		if limit, ok := r.idleLimit(); ok {
 			ev.note("server closes after", "about "+age(limit))
@@ -482,6 +517,8 @@ func (r *resetRecord) evidence(pub *Finding, now int64) {
 		ev.note("conn", strconv.FormatUint(l.e.id, 10))
 	}
 }
+
+const noteFailed = "requests failed"
 
 // idleLimit estimates after which idle time the server closes: what connections
 // had in common that it closed.

@@ -38,6 +38,7 @@ type Usage struct {
 	done       <-chan struct{} // of a handler's context; nil once ended
 	hijacked   bool
 	endedAt    int64 // the loop's time
+	idle       int64 // how long the connection had lain idle before, in ns; 0: it had not been used
 	next, prev *Usage
 }
 
@@ -111,6 +112,37 @@ func (u *Usage) End() {
 	if !u.ended {
 		u.ended = true
 		u.detachLocked(true)
+	}
+}
+
+// Age returns how long ago the use began, 0 for one that is neither attached to
+// a connection nor lent out by a pool.
+func (u *Usage) Age() time.Duration {
+	if u == nil {
+		return 0
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.pool != nil:
+		return u.pool.t.seam.now().Sub(u.begun)
+	case u.e != nil:
+		return u.e.t.seam.now().Sub(u.begun)
+	}
+	return 0
+}
+
+// Failed says that no answer came: the connection that serves the use ended
+// before. It is called before End. Where the peer had closed the connection
+// while it lay idle, the report can then say that requests fail by it.
+func (u *Usage) Failed() {
+	if u == nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if e := u.e; e != nil {
+		e.flags.Or(flagUseFailed)
 	}
 }
 
@@ -205,12 +237,17 @@ func (w *Watch) Hijacked() {
 // linkLocked puts u among the uses of e. The caller holds the mu of e, and that
 // of u unless it has just made it.
 func (e *entry) linkLocked(u *Usage) {
+	u.idle = 0
+	if last := e.lastUse; last != nil && e.uses == nil {
+		u.idle = max(int64(u.begun.Sub(e.t.base))-last.endedAt, 1)
+	}
 	u.e, u.prev, u.next = e, nil, e.uses
 	if u.next != nil {
 		u.next.prev = u
 	}
 	e.uses = u
 	e.useCount++
+	u.pool.borrowed()
 }
 
 // detachLocked takes u off its connection. A use that ends is remembered there
@@ -239,6 +276,9 @@ func (u *Usage) detachLocked(end bool) {
 		u.next.prev = u.prev
 	}
 	u.next, u.prev = nil, nil
+	if !e.closed {
+		u.pool.returned()
+	}
 }
 
 // sharpenLocked replaces what is known of the use where the arguments say

@@ -123,6 +123,16 @@ func (w *Watch) RemoteAddr() net.Addr {
 	return w.e.remote
 }
 
+// Target returns the address as it was dialed or listened on, as Origin.Target.
+func (w *Watch) Target() string {
+	if w == nil {
+		return ""
+	}
+	w.e.mu.Lock()
+	defer w.e.mu.Unlock()
+	return w.e.target
+}
+
 // Opened returns when the connection was dialed or accepted.
 func (w *Watch) Opened() time.Time {
 	if w == nil {
