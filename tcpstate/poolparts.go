@@ -23,8 +23,8 @@ func (p *Pool) Part() *Pool {
 // u is attached.
 //
 // When somebody waits for a connection of p, and the application neither reads
-// nor ends an answer that has begun, leak.not_returned is reported at the line
-// of u.
+// an answer that has begun, as Usage.Answered says, nor ends the use,
+// leak.not_returned is reported at its line.
 func (p *Pool) Lend(u *Usage) {
 	if p == nil || u == nil {
 		return

@@ -218,9 +218,6 @@ func (f *facts) notReturned() verdict {
 	if f.wait.missed == 0 || f.limits.Borrowed == off || f.expect.LongLived {
 		return verdict{}
 	}
-	if f.wait.told && (f.wait.reading || f.sample.dataRecv > f.sample.dataSent) {
-		return verdict{} // it waits for the peer
-	}
 	moved := f.now - int64(min(f.sample.dataRecv, f.sample.dataSent))
 	from := max(f.wait.missed, moved, f.progressAt)
 	return f.after(from+int64(f.limits.Borrowed), verdict{kind: KindLeakNotReturned, since: from})

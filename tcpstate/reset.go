@@ -102,7 +102,7 @@ const maxGoodbye = 64
 func (p *parting) crossed() bool {
 	s := &p.last
 	return p.reusedAfter > 0 && p.role == Client && s.state == CloseWait && !p.hist.dead && !p.hist.closeWrite &&
-		s.sendQueue > maxGoodbye && s.dataRecv-s.dataSent >= p.reusedAfter/2
+		s.sendQueue > maxGoodbye && s.dataSent < s.dataRecv
 }
 
 // received says the same of an RST that came from outside.

@@ -25,6 +25,7 @@ type Usage struct {
 	pool  *Pool        // that it was borrowed from; nil: none. Immutable once attached
 	plain bool         // by Watch.Use: nobody calls Waits. Immutable once attached
 	waits atomic.Int32 // calls that wait for more of an answer
+	begin atomic.Bool  // the answer has begun
 
 	mu    sync.Mutex // guards following fields; taken before the mu of an entry
 	e     *entry     // nil: not attached
@@ -78,6 +79,14 @@ func (u *Usage) Waits() {
 func (u *Usage) Waited() {
 	if u != nil {
 		u.waits.Add(-1)
+	}
+}
+
+// Answered says that an answer has come, whose rest the application may read as
+// it likes.
+func (u *Usage) Answered() {
+	if u != nil {
+		u.begin.Store(true)
 	}
 }
 
@@ -306,7 +315,8 @@ func (e *entry) waitLocked(x *Expect) answerWait {
 	if u := e.uses; u != nil && u.next == nil && !u.hijacked {
 		w.begun, w.until = max(int64(u.begun.Sub(e.t.base)), 1), u.until
 		w.reading, w.told = u.waits.Load() > 0, !u.plain
-		if u.pool != nil && u.pool.waiting.Load() > 0 {
+		missed := u.plain || u.begin.Load() && !w.reading
+		if u.pool != nil && missed && u.pool.waiting.Load() > 0 {
 			w.missed = w.begun
 		}
 	}

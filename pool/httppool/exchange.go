@@ -29,6 +29,7 @@ type exchange struct {
 	inner       io.ReadCloser               // the body as net/http made it
 	multiplexed bool                        // HTTP/2: the connection outlives the exchange
 	onUsed      bool                        // the connection at hand had served before
+	ended       atomic.Bool                 // the body was read to its end, or closed
 	queued      atomic.Bool                 // counted among those that wait for one
 
 	mu     sync.Mutex // guards following fields
@@ -200,6 +201,7 @@ func (x *exchange) follow(req *http.Request, resp *http.Response) {
 		x.use.End()
 		return
 	}
+	x.use.Answered()
 	x.inner, x.multiplexed = resp.Body, resp.ProtoMajor >= 2
 	if x.multiplexed {
 		x.use.Shared() // HTTP/2 without TLS
@@ -222,6 +224,7 @@ func (b *body) Read(p []byte) (int, error) {
 		b.use.Progress() // it may come from a buffer
 	}
 	if err == io.EOF || err != nil && b.multiplexed {
+		b.ended.Store(true)
 		b.use.End()
 	}
 	return n, err
@@ -230,6 +233,9 @@ func (b *body) Read(p []byte) (int, error) {
 // Close closes the body below.
 func (b *body) Close() error {
 	err := b.inner.Close()
+	if !b.ended.Swap(true) && !b.multiplexed {
+		b.host.cut.Add(1)
+	}
 	b.use.End()
 	return err
 }

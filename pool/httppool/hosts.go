@@ -32,9 +32,10 @@ type host struct {
 	kept   int            // connections that may lie idle
 	shared bool           // by several hosts: what is known of it is true of none
 
-	requests, reused, stale   atomic.Uint64
-	waits, waitNanos, surplus atomic.Uint64
-	waiting                   atomic.Int64
+	requests, reused, stale atomic.Uint64
+	waits, waitNanos        atomic.Uint64
+	surplus, cut            atomic.Uint64
+	waiting                 atomic.Int64
 
 	mu           sync.Mutex // guards following fields
 	target       string     // as dialed; empty: not known yet

@@ -22,6 +22,10 @@ type Stats struct {
 	// used again, because MaxIdleConnsPerHost of them lay idle.
 	Surplus uint64
 
+	// Unread are responses of HTTP/1 whose body was closed before its end, which
+	// closes the connection.
+	Unread uint64
+
 	// Stale are requests whose connection had served before and ended before
 	// anything of an answer came. Most of them were made again by net/http.
 	Stale uint64
@@ -43,6 +47,7 @@ func (t *Transport) Stats() Stats {
 		s.Waits += h.waits.Load()
 		s.WaitTime += time.Duration(h.waitNanos.Load())
 		s.Surplus += h.surplus.Load()
+		s.Unread += h.cut.Load()
 		s.Stale += h.stale.Load()
 	})
 	return s
