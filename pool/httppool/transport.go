@@ -30,7 +30,7 @@ import (
 // first use.
 type Transport struct {
 	// Base is cloned at first use and itself left alone: it keeps its own
-	// connections. The clone has its settings, hooks and protocols, except for
+	// connections, and what is changed in it later does not count here. The clone has its settings, hooks and protocols, except for
 	// those registered by Base.RegisterProtocol, as http.Transport.Clone says.
 	// Nil means http.DefaultTransport.
 	Base *http.Transport
