@@ -101,8 +101,9 @@ func TestWhatIsSaidOfResponseBodies(t *testing.T) {
 			p.line--
 			require.NoError(t, err)
 			t.Cleanup(func() { resp.Body.Close() })
-			require.NoError(t, tt.does(resp))
+			err = tt.does(resp)
 			close(taken)
+			require.NoError(t, err)
 			if tt.want == tcpstate.KindCloseWaitUnreadBody {
 				f.waitState(t, tcpstate.CloseWait)
 			}
@@ -172,7 +173,7 @@ func TestABodyThatOthersWaitForIsReported(t *testing.T) {
 	f.clock.Advance(time.Minute)
 	require.Empty(t, f.tracker.Findings(), "nobody misses the connection")
 
-	second := make(chan error)
+	second := make(chan error, 1)
 	go func() {
 		resp, err := f.client.Get(srv.URL)
 		if err == nil {
@@ -211,7 +212,7 @@ func TestAnAnswerThatOthersWaitForIsNotReported(t *testing.T) {
 			t.Cleanup(release) // before the server's
 			f := newPaced(t, &http.Transport{MaxConnsPerHost: 1})
 			get := func() chan error {
-				done := make(chan error)
+				done := make(chan error, 2)
 				go func() {
 					resp, err := f.client.Get(srv.URL)
 					if err == nil {
@@ -236,16 +237,18 @@ func TestAnAnswerThatOthersWaitForIsNotReported(t *testing.T) {
 
 // Those who wait for another host's connections miss none of these.
 func TestAnOpenBodyIsNotMissedByRequestsToOtherHosts(t *testing.T) {
-	release := make(chan struct{})
+	stop := make(chan struct{})
 	here := serve(t, hello)
-	there := serve(t, func(http.ResponseWriter, *http.Request) { <-release })
+	there := serve(t, func(http.ResponseWriter, *http.Request) { <-stop })
+	release := sync.OnceFunc(func() { close(stop) })
+	t.Cleanup(release) // before the server's
 	f := newPaced(t, &http.Transport{MaxConnsPerHost: 1})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	kept, err := f.client.Get(here.URL)
 	require.NoError(t, err)
 	defer kept.Body.Close()
-	done := make(chan error)
+	done := make(chan error, 2)
 	for range 2 {
 		go func() {
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, there.URL, nil)
@@ -262,7 +265,7 @@ func TestAnOpenBodyIsNotMissedByRequestsToOtherHosts(t *testing.T) {
 	tcptest.WaitUntil(t, "one request to wait", func() bool { return f.pool.Stats().Waiting == 1 })
 	f.clock.Advance(2 * time.Minute)
 	require.Empty(t, f.tracker.Findings())
-	close(release)
+	release()
 	require.NoError(t, <-done)
 	require.NoError(t, <-done)
 }

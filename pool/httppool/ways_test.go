@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -274,12 +275,14 @@ func TestWaitsAreCounted(t *testing.T) {
 }
 
 func TestWaitsOfHTTP2AreThoseForTheConnection(t *testing.T) {
-	release := make(chan struct{})
+	stop := make(chan struct{})
 	srv := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		http.NewResponseController(w).Flush()
-		<-release
+		<-stop
 	}, withTLS)
+	release := sync.OnceFunc(func() { close(stop) })
+	t.Cleanup(release) // before the server's
 	f := newFixture(t, srv.Client().Transport.(*http.Transport))
 	var open []*http.Response
 	for range 3 {
@@ -292,7 +295,7 @@ func TestWaitsOfHTTP2AreThoseForTheConnection(t *testing.T) {
 	require.Equal(t, 1, stats.Used)
 	require.EqualValues(t, 1, stats.Waits)
 	require.EqualValues(t, 2, stats.Reused)
-	close(release)
+	release()
 	for _, resp := range open {
 		readAll(t, resp)
 	}
