@@ -369,7 +369,7 @@ func (e *entry) expectationLocked() Expect {
 	}
 	for u := e.uses; u != nil; u = u.next {
 		if !u.use.Expect.isZero() {
-			x = x.merge(u.use.Expect)
+			x = x.Merge(u.use.Expect)
 		}
 	}
 	return x

@@ -23,6 +23,7 @@ type Usage struct {
 	until int64 // when its context ends, by the loop's clock; 0: not known to end
 
 	pool  *Pool        // that it was borrowed from; nil: none. Immutable once attached
+	id    uintptr      // of the request that is handled; 0: not known. Immutable once attached
 	plain bool         // by Watch.Use: nobody calls Waits. Immutable once attached
 	waits atomic.Int32 // calls that wait for more of an answer
 	begin atomic.Bool  // the answer has begun
@@ -209,6 +210,14 @@ func (e *entry) movedAt() int64 {
 // with ctx, then what it knows replaces what was said before, and the result is
 // nil.
 func (w *Watch) Handle(ctx context.Context, use Use, handler any) *Usage {
+	return w.HandleAs(ctx, 0, use, handler)
+}
+
+// HandleAs is Handle for servers whose requests can be told apart even where
+// middleware gives them contexts that end earlier, with a deadline of their own.
+// The id is the same for all handlers of a request, and that of no other one in
+// progress on the connection; 0 stands for none.
+func (w *Watch) HandleAs(ctx context.Context, id uintptr, use Use, handler any) *Usage {
 	if w == nil || ctx == nil {
 		return nil
 	}
@@ -220,12 +229,12 @@ func (w *Watch) Handle(ctx context.Context, use Use, handler any) *Usage {
 		return nil
 	}
 	for u := e.uses; u != nil && done != nil; u = u.next {
-		if u.done == done {
+		if u.done == done || id != 0 && u.id == id {
 			u.sharpenLocked(use, site, tokens)
 			return nil
 		}
 	}
-	u := &Usage{use: use, handler: site, begun: e.t.seam.now(), tokens: tokens, done: done}
+	u := &Usage{use: use, handler: site, begun: e.t.seam.now(), tokens: tokens, done: done, id: id}
 	e.linkLocked(u)
 	return u
 }
@@ -299,7 +308,7 @@ func (u *Usage) sharpenLocked(use Use, handler sites.ID, tokens *token) {
 	if use.Name != "" {
 		u.use.Name = use.Name
 	}
-	u.use.Expect = u.use.Expect.merge(use.Expect)
+	u.use.Expect = u.use.Expect.Merge(use.Expect)
 	if handler != 0 {
 		u.handler = handler
 	}

@@ -24,7 +24,7 @@ func (w *Watch) Expect(x Expect) (restore func()) {
 	old := e.expect.Load()
 	next := x
 	if old != nil {
-		next = old.merge(x)
+		next = old.Merge(x)
 	}
 	e.expect.Store(&next)
 	var once sync.Once
@@ -40,7 +40,7 @@ func (w *Watch) Use(ctx context.Context, u Use) (done func()) {
 	}
 	if u.Method == "" && u.Name == "" {
 		if c, ok := UseFromContext(ctx); ok {
-			u.Method, u.Name, u.Expect = c.Method, c.Name, c.Expect.merge(u.Expect)
+			u.Method, u.Name, u.Expect = c.Method, c.Name, c.Expect.Merge(u.Expect)
 		}
 	}
 	us := w.e.t.NewUsage(ctx, u)
