@@ -11,8 +11,8 @@ type chore interface {
 	run(t *Tracker, now int64)
 }
 
-func (j *judgement) chores() [6]chore {
-	return [...]chore{&j.dialing, &j.listening, &j.closing, &j.tunnels, &j.process, &j.pooling}
+func (j *judgement) chores() [7]chore {
+	return [...]chore{&j.dialing, &j.listening, &j.closing, &j.tunnels, &j.process, &j.pooling, &j.churning}
 }
 
 // doChores runs those that are due.

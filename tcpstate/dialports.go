@@ -181,7 +181,7 @@ func (c *dialingChore) judgePorts(t *Tracker, tg *target, now int64) (again bool
 		c.mu.Lock()
 		tg.port = tg.thing(t)
 		c.mu.Unlock()
-		tg.port.facts = func(pub *Finding, now int64) { c.describePorts(tg, pub, now) }
+		tg.port.facts = func(pub *Finding, now int64) { c.describePorts(t, tg, pub, now) }
 		v.since = now
 	}
 	tg.port.judge(t, v, now)
@@ -266,7 +266,7 @@ func (f *portsFacts) verdict() verdict {
 }
 
 // describePorts adds to a finding what is known of the ports to tg.
-func (c *dialingChore) describePorts(tg *target, pub *Finding, now int64) {
+func (c *dialingChore) describePorts(t *Tracker, tg *target, pub *Finding, now int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n, size, ev := tg.counted, c.ports.facts.size(), &pub.Evidence
@@ -282,6 +282,7 @@ func (c *dialingChore) describePorts(tg *target, pub *Finding, now int64) {
 	if tg.usedTimes > 0 && tg.ended > 0 {
 		ev.note(notePerConn, strconv.FormatFloat(float64(tg.usedTimes)/float64(tg.ended), 'f', 1, 64))
 	}
+	t.judge.churning.describe(tg.key, ev, now)
 }
 
 const (

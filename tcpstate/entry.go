@@ -84,6 +84,10 @@ type ending struct {
 	sample sample // taken at Close or collection
 	at     time.Time
 	closer sites.ID // the call of Close, where it left data behind; else 0
+
+	// reusedAfter is how long the connection had lain idle before the one use
+	// that was in progress then, in ns; 0: there was none, or it was the first.
+	reusedAfter int64
 }
 
 var endings = sync.Pool{New: func() any { return new(ending) }}
@@ -165,10 +169,11 @@ const (
 	flagLinger     // the application set SO_LINGER
 	flagLingerZero // so that Close discards what was not sent
 	flagCopyFailed
-	flagClosed  // as closed, for the data path
-	flagProbing // a probe has changed the keepalive settings; guarded by mu
-	flagPaired  // part of a Tunnel
-	flagRawConn // the application has asked for the RawConn
+	flagClosed    // as closed, for the data path
+	flagProbing   // a probe has changed the keepalive settings; guarded by mu
+	flagPaired    // part of a Tunnel
+	flagRawConn   // the application has asked for the RawConn
+	flagUseFailed // no answer came to a use, because the connection ended
 )
 
 // Marks in readEpoch: nothing was read since Read ended like this. A later
@@ -339,6 +344,9 @@ func (e *entry) forget() bool {
 func (e *entry) closeLocked() {
 	e.closed = true
 	e.flags.Or(flagClosed)
+	for u := e.uses; u != nil; u = u.next {
+		u.pool.returned()
+	}
 	e.raw = nil
 	if e.armed {
 		// A descriptor that was closed behind our back took its watch along.
@@ -347,6 +355,9 @@ func (e *entry) closeLocked() {
 	}
 	e.end = endings.Get().(*ending)
 	*e.end = ending{at: e.t.seam.now()}
+	if u := e.uses; u != nil && u.next == nil {
+		e.end.reusedAfter = u.idle
+	}
 }
 
 // release gives back what only the account of e's end needed. The caller is the
@@ -377,7 +388,7 @@ func (e *entry) expectationLocked() Expect {
 	}
 	for u := e.uses; u != nil; u = u.next {
 		if !u.use.Expect.isZero() {
-			x = x.merge(u.use.Expect)
+			x = x.Merge(u.use.Expect)
 		}
 	}
 	return x

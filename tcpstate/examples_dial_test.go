@@ -46,6 +46,9 @@ var dialExamples = []exampleRow{
 		notes(noteDials, "640 times in 10s", noteGivenUp, "598 (93 %)", noteAfter, "100ms on average", noteInProgress, "60"))},
 	{"dial_ports", example(KindDialPorts, Client, dialing, func(f *Finding) { f.Subject.Local, f.Subject.Remote = "10.0.9.4", "10.0.3.7:443" },
 		notes(notePorts, "23,100 of 28,232", noteTimeWait, "22,950", noteFrom, "10.0.9.4", noteClosedFirst, "24,012 connections", notePerConn, "1.0"))},
+	{"dial_ports_churn", example(KindDialPorts, Client, dialing, func(f *Finding) { f.Subject.Local, f.Subject.Remote = "10.0.9.4", "10.0.3.7:443" },
+		notes(notePorts, "23,100 of 28,232", noteTimeWait, "22,950", noteFrom, "10.0.9.4", noteClosedFirst, "24,012 connections", notePerConn, "1.0",
+			noteSurplus, "23,950", noteKept, "MaxIdleConnsPerHost 2", noteAtOnce, "40"))},
 	{"dial_ports_none_left", example(KindDialPorts, Client, dialing, func(f *Finding) {
 		f.Severity, f.Cause, f.Subject.Local, f.Subject.Remote = Error, "none_left", "10.0.9.4", "10.0.3.7:443"
 	}, notes(notePorts, "28,232 of 28,232", noteTimeWait, "28,120", noteFrom, "10.0.9.4", noteClosedFirst, "28,300 connections"))},

@@ -18,4 +18,14 @@ var poolExamples = []exampleRow{
 		f.Evidence.note("waits so far", "2,301")
 	})},
 	{"idle_in_pool_limit", example(KindCloseWaitIdleInPool, Client, many(5, 0), func(f *Finding) { f.Evidence.idleLimit(time.Minute) })},
+	{"not_returned_body", example(KindLeakNotReturned, Client, stuckFor(45*time.Second), use("GET payments.internal:443", true))},
+	{"pool_churn", example(KindPoolChurn, Client, func(f *Finding) {
+		f.Subject = Subject{Type: SubjectSite, Name: "payments", Target: "payments.internal:443"}
+		f.Sites[0].Role = "pool"
+		f.Evidence = unknownEvidence()
+		f.Evidence.note(noteSurplus, "1,180")
+		f.Evidence.note(noteChurnUses, "1,240")
+		f.Evidence.note(noteChurnDials, "1,190")
+		(&churnRecord{setting: "MaxIdleConnsPerHost", kept: 2}).noteLimit(&f.Evidence, 40)
+	})},
 }

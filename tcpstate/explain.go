@@ -242,7 +242,11 @@ func (s *Subject) who() string {
 	}
 	var parts []string
 	if s.Use != "" {
-		parts = append(parts, s.Use)
+		use := s.Use
+		if s.InUse > 1 {
+			use += fmt.Sprintf(" and %s more", thousands(s.InUse-1))
+		}
+		parts = append(parts, use)
 	}
 	at := s.Target
 	if at == "" {

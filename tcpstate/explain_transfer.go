@@ -105,6 +105,12 @@ func (s *story) notReturned() {
 		s.say("The line is the last one that read from it.")
 		return
 	}
+	if s.sub.HTTP {
+		s.f.Title = "response body keeps a connection that others wait for"
+		s.f.Fix = "read the body to its end, or close it: defer resp.Body.Close() right after the error check"
+		s.say("the answer began, and for %s nobody has read more of it or closed the body; others wait for a connection.", age(s.f.Age()))
+		return
+	}
 	s.say("was taken out of its pool %s ago, has moved no byte for %s, and others wait for a connection.", s.sub.UseFor, age(s.f.Age()))
 }
 

@@ -78,6 +78,7 @@ type Subject struct {
 	Use     string      `json:"use,omitempty"` // of the use in progress, or the last one
 	UseOpen bool        `json:"use_open,omitempty"`
 	UseFor  Duration    `json:"use_for,omitempty"` // age of the use in progress
+	InUse   int         `json:"in_use,omitempty"`  // uses in progress; Use is the oldest of them
 	HTTP    bool        `json:"http,omitempty"`    // the use is an HTTP request, to judge by its method
 }
 

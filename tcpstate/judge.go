@@ -40,6 +40,7 @@ type judgement struct {
 	pooling   poolingChore
 	polls     pollTable
 	idle      idleTable
+	churning  churnChore
 	probes    pooledProbes
 	paths     pathWatch
 

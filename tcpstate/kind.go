@@ -105,6 +105,7 @@ var kinds = slices.Concat(
 	resetKinds,
 	tunnelKinds,
 	leakKinds,
+	poolKinds,
 	unusedKinds,
 	processKinds,
 )

@@ -122,14 +122,14 @@ var resetKinds = []kindRow{{
 	KindInfo: KindInfo{
 		Kind: KindResetReuseAfterFIN, Severity: Count, Event: true, Phase: PhaseAbnormal, Subject: SubjectTarget,
 		Title:   "reused after the server had closed",
-		Meaning: "The server had closed an idle connection, then a request was written to it and answered by an RST. Transports that notice retry some requests. It is a warning when it happens again and again with a FIN that had been there for a while: the pool hands out dead connections.",
+		Meaning: "The server had closed an idle connection, then a request was written to it and answered by an RST. Transports that notice retry some requests. It is a warning when it happens again and again with a FIN that had been there for a while, because the pool hands out dead connections, and when requests fail by it that are not made again.",
 		Causes: []string{
 			"the server's idle timeout is shorter than the pool's",
 			"the pool does not look whether the server has closed before it hands a connection out",
 			"the request crossed the server's FIN, which cannot be avoided altogether",
 		},
 		Fix:     "set the pool's idle limit below the server's, and check connections at checkout",
-		Default: "counted; a warning at 3 within a minute to one target, each at least 100 ms after the FIN",
+		Default: "counted; a warning at 3 within a minute to one target, each at least 100 ms after the FIN, or with a request that failed",
 		Checks:  []string{"tcpdump -ni any 'host {rhost} and port {rport} and tcp[tcpflags] & (tcp-fin|tcp-rst) != 0'"},
 	},
 	noun:        "reset",
@@ -191,14 +191,29 @@ func (s *story) byUsLinger() {
 }
 
 func (s *story) reuseAfterFIN() {
-	s.say("%s had closed the connection; what was written to it afterwards was answered by an RST.", upperFirst(s.peer()))
+	if s.f.Cause == causeCrossed {
+		s.say("%s closed the idle connection while a request was being sent on it; nothing of the request was acknowledged.", s.peer())
+	} else {
+		s.say("%s had closed the connection; what was written to it afterwards was answered by an RST.", upperFirst(s.peer()))
+	}
 	if a := s.fact("age of the FIN"); a != "" {
 		s.say("The FIN had been there for %s by then.", a)
 	}
 	s.idleLimit()
+	failed := s.fact(noteFailed)
 	if s.f.Severity >= Warning {
 		s.f.Title = "the pool hands out connections that the server has closed"
-		s.say("It happens again and again, each time long enough after the FIN to be noticed before.")
+		if failed == "" {
+			s.say("It happens again and again, each time long enough after the FIN to be noticed before.")
+		} else {
+			s.f.Title = "requests fail on connections that the server closes as idle"
+		}
+	}
+	if s.f.Cause == causeCrossed {
+		s.f.Fix = "set the pool's idle limit below the server's (IdleConnTimeout of http.Transport)"
+	}
+	if failed != "" {
+		s.say("%s that could not be made again failed by it.", upperFirst(plural(failed, "request")))
 	}
 }
 

@@ -241,6 +241,10 @@ func (s *story) fewPorts() {
 		}
 		s.said[len(s.said)-1] += "."
 	}
+	if n := s.noted(noteSurplus); n != "" {
+		s.say("Its pool closed %s only because enough of them lay idle.", plural(n, "connection"))
+		s.sayLimit()
+	}
 }
 
 func (s *story) handshakeStalled() {

@@ -60,6 +60,7 @@ var leakKinds = []kindRow{{
 		Meaning: "The connection is lent out, no byte has moved on it, and somebody waits for a connection of this pool.",
 		Causes: []string{
 			"rows, a statement or a transaction is not closed on some path",
+			"a response body is neither read to its end nor closed, and MaxConnsPerHost is reached",
 			"the borrower is blocked on something else",
 		},
 		Fix:     "give it back on every path: defer rows.Close(), defer tx.Rollback()",

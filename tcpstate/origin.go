@@ -91,8 +91,8 @@ func (e *Expect) isZero() bool {
 	return e.Silence == 0 && e.Heartbeat == 0 && !e.Pooled && !e.HalfClose && !e.LongLived && len(e.Ignore) == 0
 }
 
-// merge returns e with every declaration of over on top.
-func (e Expect) merge(over Expect) Expect {
+// Merge returns e with every declaration of over on top.
+func (e Expect) Merge(over Expect) Expect {
 	if over.Silence != 0 {
 		e.Silence = over.Silence
 	}

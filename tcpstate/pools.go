@@ -20,6 +20,7 @@ type Pool struct {
 	site    sites.ID
 	reused  atomic.Bool
 	waiting atomic.Int64
+	poolUses
 }
 
 // NewPool says that a pool was made: now, by the calling code, for connections

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/internal/sites"
@@ -105,6 +106,7 @@ func (e *entry) describe(t *Tracker, f *finding, s *subscriber, now int64, pub *
 		pub.Subject.Use, pub.Subject.UseOpen, pub.Subject.HTTP = use.use.String(), open, isHTTP(use.use.Method)
 		if open {
 			pub.Subject.UseFor = Duration(t.seam.now().Sub(use.begun))
+			e.otherUsesLocked(use, pub)
 		}
 		if use.done != nil {
 			told := false
@@ -138,6 +140,24 @@ func (e *entry) describe(t *Tracker, f *finding, s *subscriber, now int64, pub *
 		ev.idleLimit(t.judge.idle.limit(e))
 	}
 	e.describePath(t, f, pub, now)
+}
+
+// maxOtherUses is how many uses beside the oldest are named.
+const maxOtherUses = 3
+
+// otherUsesLocked adds the uses in progress but for the oldest. The caller holds
+// mu.
+func (e *entry) otherUsesLocked(oldest *Usage, pub *Finding) {
+	var names []string
+	for u := e.uses; u != nil; u = u.next {
+		pub.Subject.InUse++
+		if name := u.use.String(); u != oldest && name != "" && len(names) < maxOtherUses && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	if len(names) > 0 {
+		pub.Evidence.note("also in use by", strings.Join(names, ", "))
+	}
 }
 
 // isHTTP reports whether method is one of HTTP (RFC 9110, section 9, and PATCH).

@@ -54,6 +54,8 @@ type parting struct {
 	finSeen bool          // and when nothing else had happened yet
 	finSent uint64        // bytes sent by then
 	young   time.Duration // from birth to death
+
+	reusedAfter time.Duration // how long it had been idle before the use that it ended in; 0: not so
 }
 
 // reset says what kind of reset this was. The kind is empty when it was none,
@@ -66,6 +68,8 @@ func (p *parting) reset() (k Kind, cause string, repeats bool) {
 		return "", "", false
 	case p.hist.dead && p.hist.end == endReset:
 		return p.received()
+	case p.crossed():
+		return KindResetReuseAfterFIN, causeCrossed, false
 	case p.hist.dead || !p.discards:
 		return "", "", false
 	case p.linger:
@@ -81,6 +85,23 @@ func (p *parting) reset() (k Kind, cause string, repeats bool) {
 		return KindResetByUsUnread, "peer_sending", true
 	}
 	return KindResetByUsUnread, "", false
+}
+
+// causeCrossed is that of a request that crossed the FIN of a server that had
+// waited long enough. The RST comes after our Close and is seen by nobody.
+const causeCrossed = "crossed"
+
+// maxGoodbye is how much this end sends in answer to a FIN without meaning it: a
+// close_notify of TLS, of 31 bytes at most.
+const maxGoodbye = 64
+
+// crossed reports whether the connection was used again while the peer's FIN was
+// under way: what was written is not acknowledged, so the FIN was sent before it
+// arrived. A server that closes in place of an answer acknowledges the request.
+func (p *parting) crossed() bool {
+	s := &p.last
+	return p.reusedAfter > 0 && p.role == Client && s.state == CloseWait && !p.hist.dead && !p.hist.closeWrite &&
+		s.sendQueue > maxGoodbye && s.dataSent < s.dataRecv
 }
 
 // received says the same of an RST that came from outside.
@@ -166,7 +187,7 @@ type reset struct {
 // met. The caller is that of departure.
 func (e *entry) mayBeReset() bool {
 	return !e.forgotten && !e.leaked && e.end != nil && e.end.sample.ok &&
-		(e.end.sample.state == Closed || e.discards())
+		(e.end.sample.state == Closed || e.end.reusedAfter > 0 && e.end.sample.state == CloseWait || e.discards())
 }
 
 // reset returns the reset that e, which has ended, ended by, given what the loop
@@ -181,6 +202,7 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 	p := parting{
 		role: e.role, hist: e.finalHistory(sus), last: e.final(), read: e.readErr,
 		discards: e.discards(), linger: e.flags.Load()&flagLingerZero != 0,
+		reusedAfter: time.Duration(e.end.reusedAfter),
 	}
 	r.at = int64(e.end.at.Sub(t.base))
 	sampledAt := r.at
@@ -207,9 +229,12 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 	r.idle, r.finAge = -1, -1
 	switch {
 	case r.kind == KindResetReuseAfterFIN:
-		if p.finSeen {
+		switch {
+		case p.finSeen:
 			r.finAge = time.Duration(max(sampledAt-int64(s.dataSent)-sus.finAt, 0))
 			r.idle = sus.finIdle + r.finAge
+		case p.reusedAfter > 0:
+			r.idle = p.reusedAfter // both came together
 		}
 		r.repeats = r.finAge >= staleFIN
 	case r.cause == "after_idle":
@@ -241,6 +266,7 @@ type resetRecord struct {
 	latest reset
 	recent [severalResets]int64 // when those came that count for a warning, oldest first
 	limit  time.Duration        // after which the server closes idle connections, as far as is known; 0: it is not
+	failed uint64               // of those, uses that got no answer for it
 
 	count, warning *finding
 	warnedAt       int64
@@ -255,6 +281,10 @@ type resetTable struct {
 // add counts a reset.
 func (tab *resetTable) add(t *Tracker, seen reset, now int64) {
 	r := tab.record(t, &seen)
+	if seen.kind == KindResetReuseAfterFIN && seen.e.flags.Load()&flagUseFailed != 0 {
+		seen.repeats = true // whoever made the request has to deal with it
+		r.failed++
+	}
 	if r.fresh == 0 {
 		r.first = seen.at
 	}
@@ -262,6 +292,9 @@ func (tab *resetTable) add(t *Tracker, seen reset, now int64) {
 	r.total++
 	r.latest = seen
 	if seen.kind == KindResetReuseAfterFIN {
+		if seen.cause == causeCrossed {
+			t.judge.idle.note(seen.e, seen.idle, seen.at) // the FIN looks as if it followed the request
+		}
 		r.limit = t.judge.idle.limit(seen.e)
 	}
 	if seen.repeats {
@@ -461,11 +494,16 @@ func (r *resetRecord) evidence(pub *Finding, now int64) {
 		ev.note("unread", thousands(l.unread))
 		ev.note("not delivered", thousands(l.unsent))
 	case KindResetReuseAfterFIN:
-		if l.finAge >= 0 {
+		if l.idle >= 0 {
 			ev.note("idle at reuse", age(l.idle))
+		}
+		if l.finAge >= 0 {
 			ev.note("age of the FIN", age(l.finAge))
 		}
 		ev.idleLimit(r.limit)
+		if r.failed > 0 {
+			ev.note(noteFailed, strconv.FormatUint(r.failed, 10))
+		}
 	default:
 		if l.idle >= time.Second {
 			ev.note("idle before", age(l.idle))
@@ -475,3 +513,5 @@ func (r *resetRecord) evidence(pub *Finding, now int64) {
 		ev.note("conn", strconv.FormatUint(l.e.id, 10))
 	}
 }
+
+const noteFailed = "requests failed"

@@ -27,6 +27,7 @@ type Snapshot struct {
 	Use           string
 	Uses          uint32    // uses that were ever attached
 	InUse         int       // uses in progress
+	IdleSince     time.Time // when the last use ended; zero while one is in progress, and before the first
 	PeerClosed    time.Time // when the peer's FIN was noticed
 	Site          Site      // dial or accept; the last use where the standard library did that on its own goroutine
 	Sites         []Site    // every place that had to do with it, Site first
@@ -61,7 +62,9 @@ func (e *entry) snapshot(ask bool) Snapshot {
 	}
 	use := e.oldestUseLocked()
 	if use == nil {
-		use = e.lastUse
+		if use = e.lastUse; use != nil {
+			s.IdleSince = t.wall(use.endedAt)
+		}
 	}
 	if use != nil {
 		s.Use = use.use.String()

@@ -156,7 +156,7 @@ type answerWait struct {
 	silence      time.Duration // that is declared; 0: nothing is
 	reading      bool          // the application waits for more of an answer that has begun
 	told         bool          // reading would be known
-	missed       int64         // when the connection was taken from a pool that somebody waits for; 0: nobody does
+	missed       int64         // when the connection was taken from a pool that somebody waits for; 0: nobody does, or it waits for the peer
 }
 
 // dueBy reports whether it may be time by then to ask where the answer is.

@@ -23,8 +23,10 @@ type Usage struct {
 	until int64 // when its context ends, by the loop's clock; 0: not known to end
 
 	pool  *Pool        // that it was borrowed from; nil: none. Immutable once attached
+	id    uintptr      // of the request that is handled; 0: not known. Immutable once attached
 	plain bool         // by Watch.Use: nobody calls Waits. Immutable once attached
 	waits atomic.Int32 // calls that wait for more of an answer
+	begin atomic.Bool  // the answer has begun
 
 	mu    sync.Mutex // guards following fields; taken before the mu of an entry
 	e     *entry     // nil: not attached
@@ -38,6 +40,7 @@ type Usage struct {
 	done       <-chan struct{} // of a handler's context; nil once ended
 	hijacked   bool
 	endedAt    int64 // the loop's time
+	idle       int64 // how long the connection had lain idle before, in ns; 0: it had not been used
 	next, prev *Usage
 }
 
@@ -80,6 +83,14 @@ func (u *Usage) Waited() {
 	}
 }
 
+// Answered says that an answer has come, whose rest the application may read as
+// it likes.
+func (u *Usage) Answered() {
+	if u != nil {
+		u.begin.Store(true)
+	}
+}
+
 // Attach says that w's connection serves the use. A use that moves to another
 // connection, as with a retried request, is attached again; with nil, to one
 // that is not tracked.
@@ -111,6 +122,37 @@ func (u *Usage) End() {
 	if !u.ended {
 		u.ended = true
 		u.detachLocked(true)
+	}
+}
+
+// Age returns how long ago the use began, 0 for one that is neither attached to
+// a connection nor lent out by a pool.
+func (u *Usage) Age() time.Duration {
+	if u == nil {
+		return 0
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.pool != nil:
+		return u.pool.t.seam.now().Sub(u.begun)
+	case u.e != nil:
+		return u.e.t.seam.now().Sub(u.begun)
+	}
+	return 0
+}
+
+// Failed says that no answer came: the connection that serves the use ended
+// before. It is called before End. Where the peer had closed the connection
+// while it lay idle, the report can then say that requests fail by it.
+func (u *Usage) Failed() {
+	if u == nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if e := u.e; e != nil {
+		e.flags.Or(flagUseFailed)
 	}
 }
 
@@ -168,6 +210,14 @@ func (e *entry) movedAt() int64 {
 // with ctx, then what it knows replaces what was said before, and the result is
 // nil.
 func (w *Watch) Handle(ctx context.Context, use Use, handler any) *Usage {
+	return w.HandleAs(ctx, 0, use, handler)
+}
+
+// HandleAs is Handle for servers whose requests can be told apart even where
+// middleware gives them contexts that end earlier, with a deadline of their own.
+// The id is the same for all handlers of a request, and that of no other one in
+// progress on the connection; 0 stands for none.
+func (w *Watch) HandleAs(ctx context.Context, id uintptr, use Use, handler any) *Usage {
 	if w == nil || ctx == nil {
 		return nil
 	}
@@ -179,12 +229,12 @@ func (w *Watch) Handle(ctx context.Context, use Use, handler any) *Usage {
 		return nil
 	}
 	for u := e.uses; u != nil && done != nil; u = u.next {
-		if u.done == done {
+		if u.done == done || id != 0 && u.id == id {
 			u.sharpenLocked(use, site, tokens)
 			return nil
 		}
 	}
-	u := &Usage{use: use, handler: site, begun: e.t.seam.now(), tokens: tokens, done: done}
+	u := &Usage{use: use, handler: site, begun: e.t.seam.now(), tokens: tokens, done: done, id: id}
 	e.linkLocked(u)
 	return u
 }
@@ -205,12 +255,17 @@ func (w *Watch) Hijacked() {
 // linkLocked puts u among the uses of e. The caller holds the mu of e, and that
 // of u unless it has just made it.
 func (e *entry) linkLocked(u *Usage) {
+	u.idle = 0
+	if last := e.lastUse; last != nil && e.uses == nil {
+		u.idle = max(int64(u.begun.Sub(e.t.base))-last.endedAt, 1)
+	}
 	u.e, u.prev, u.next = e, nil, e.uses
 	if u.next != nil {
 		u.next.prev = u
 	}
 	e.uses = u
 	e.useCount++
+	u.pool.borrowed()
 }
 
 // detachLocked takes u off its connection. A use that ends is remembered there
@@ -239,6 +294,9 @@ func (u *Usage) detachLocked(end bool) {
 		u.next.prev = u.prev
 	}
 	u.next, u.prev = nil, nil
+	if !e.closed {
+		u.pool.returned()
+	}
 }
 
 // sharpenLocked replaces what is known of the use where the arguments say
@@ -250,7 +308,7 @@ func (u *Usage) sharpenLocked(use Use, handler sites.ID, tokens *token) {
 	if use.Name != "" {
 		u.use.Name = use.Name
 	}
-	u.use.Expect = u.use.Expect.merge(use.Expect)
+	u.use.Expect = u.use.Expect.Merge(use.Expect)
 	if handler != 0 {
 		u.handler = handler
 	}
@@ -266,7 +324,8 @@ func (e *entry) waitLocked(x *Expect) answerWait {
 	if u := e.uses; u != nil && u.next == nil && !u.hijacked {
 		w.begun, w.until = max(int64(u.begun.Sub(e.t.base)), 1), u.until
 		w.reading, w.told = u.waits.Load() > 0, !u.plain
-		if u.pool != nil && u.pool.waiting.Load() > 0 {
+		missed := u.plain || u.begin.Load() && !w.reading
+		if u.pool != nil && missed && u.pool.waiting.Load() > 0 {
 			w.missed = w.begun
 		}
 	}

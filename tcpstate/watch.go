@@ -24,7 +24,7 @@ func (w *Watch) Expect(x Expect) (restore func()) {
 	old := e.expect.Load()
 	next := x
 	if old != nil {
-		next = old.merge(x)
+		next = old.Merge(x)
 	}
 	e.expect.Store(&next)
 	var once sync.Once
@@ -40,7 +40,7 @@ func (w *Watch) Use(ctx context.Context, u Use) (done func()) {
 	}
 	if u.Method == "" && u.Name == "" {
 		if c, ok := UseFromContext(ctx); ok {
-			u.Method, u.Name, u.Expect = c.Method, c.Name, c.Expect.merge(u.Expect)
+			u.Method, u.Name, u.Expect = c.Method, c.Name, c.Expect.Merge(u.Expect)
 		}
 	}
 	us := w.e.t.NewUsage(ctx, u)
@@ -121,6 +121,16 @@ func (w *Watch) RemoteAddr() net.Addr {
 		return nil
 	}
 	return w.e.remote
+}
+
+// Target returns the address as it was dialed or listened on, as Origin.Target.
+func (w *Watch) Target() string {
+	if w == nil {
+		return ""
+	}
+	w.e.mu.Lock()
+	defer w.e.mu.Unlock()
+	return w.e.target
 }
 
 // Opened returns when the connection was dialed or accepted.

@@ -8,6 +8,8 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"reflect"
+	"strings"
 
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
@@ -18,7 +20,24 @@ type Option func(*config)
 type config struct {
 	route   func(*http.Request) string
 	expect  func(*http.Request) tcpstate.Expect
+	routes  []routeExpect
 	tracker *tcpstate.Tracker
+}
+
+// routeExpect is what is normal for a route, of one method or of all.
+type routeExpect struct {
+	pattern       string // as declared
+	method, route string
+	expect        tcpstate.Expect
+}
+
+// covers reports whether a request of that method and route is meant. As in
+// http.ServeMux, GET stands for HEAD, too.
+func (e *routeExpect) covers(method, route string) bool {
+	if route == e.pattern {
+		return true
+	}
+	return route == e.route && (method == e.method || method == http.MethodHead && e.method == http.MethodGet)
 }
 
 // WithRoute names the route of a request, for routers other than http.ServeMux.
@@ -37,6 +56,20 @@ func WithExpect(expect func(*http.Request) tcpstate.Expect) Option {
 	return func(c *config) { c.expect = expect }
 }
 
+// WithRouteExpect declares what is normal while requests of a route are served,
+// as WithExpect does for requests that only a function can tell apart:
+//
+//	httpserver.WithRouteExpect("GET /events", tcpstate.Expect{LongLived: true})
+//
+// The pattern is one of http.ServeMux, or what WithRoute returns; without a
+// method it stands for all of them. What several options declare for a request
+// adds up.
+func WithRouteExpect(pattern string, x tcpstate.Expect) Option {
+	route := withoutMethod(pattern)
+	method := strings.TrimRight(strings.TrimSuffix(pattern, route), " \t")
+	return func(c *config) { c.routes = append(c.routes, routeExpect{pattern, method, route, x}) }
+}
+
 // WithTracker is needed only where the connections are watched by a tracker of
 // one's own without being wrapped, as by a listener with NoWrap. Connections
 // that are wrapped know their tracker. Nil means tcpstate.Default().
@@ -51,7 +84,8 @@ func WithTracker(t *tcpstate.Tracker) Option {
 // Instrument had not been called.
 //
 // It replaces srv.Handler by one that calls it, and ConnContext and ConnState
-// by functions that call them. A nil Handler goes on being http.DefaultServeMux.
+// by functions that call them: whoever sets these fields does so before. A nil
+// Handler goes on being http.DefaultServeMux.
 // The ResponseWriter and the Request reach the handler untouched, and a panic
 // passes through. Instrumenting a server again changes nothing.
 //
@@ -62,11 +96,11 @@ func WithTracker(t *tcpstate.Tracker) Option {
 // middleware that is part of srv.Handler begins its span later; put [Handler]
 // below it.
 func Instrument(srv *http.Server, opts ...Option) {
-	if _, ok := srv.Handler.(*handler); ok {
+	if h, ok := srv.Handler.(*handler); ok && h.server == srv {
 		return
 	}
 	h := newHandler(srv.Handler, opts)
-	srv.Handler = h
+	srv.Handler, h.server = h, srv
 
 	connContext := srv.ConnContext
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
@@ -102,7 +136,8 @@ func Handler(next http.Handler, opts ...Option) http.Handler {
 
 type handler struct {
 	config
-	next http.Handler // nil: http.DefaultServeMux, as in http.Server
+	next   http.Handler // nil: http.DefaultServeMux, as in http.Server
+	server *http.Server // whose Handler this is; nil: made by Handler
 }
 
 func newHandler(next http.Handler, opts []Option) *handler {
@@ -153,13 +188,22 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				use.Name = route
 			}
 		}
-		if h.expect != nil {
-			use.Expect = ask(h.expect, r)
+		for i := range h.routes {
+			if e := &h.routes[i]; e.covers(r.Method, use.Name) {
+				use.Expect = use.Expect.Merge(e.expect)
+			}
 		}
-		defer watch.Handle(ctx, use, f).End()
+		if h.expect != nil {
+			use.Expect = use.Expect.Merge(ask(h.expect, r))
+		}
+		defer watch.HandleAs(ctx, identity(r), use, f).End()
 	}
 	next.ServeHTTP(w, r)
 }
+
+// identity tells requests in progress apart. Middleware that changes a request
+// passes a copy on, and the copy has the same map of headers.
+func identity(r *http.Request) uintptr { return reflect.ValueOf(r.Header).Pointer() }
 
 // ask calls a function of the application. A request must not fail because it
 // cannot be described.

@@ -62,8 +62,9 @@ func (f *fixture) serve(t *testing.T, ln net.Listener) {
 	t.Helper()
 	f.addr = ln.Addr().String()
 	done := make(chan error)
+	secure := f.server.TLSConfig != nil // net/http sets it, too
 	go func() {
-		if f.server.TLSConfig != nil {
+		if secure {
 			done <- f.server.ServeTLS(ln, "", "")
 		} else {
 			done <- f.server.Serve(ln)

@@ -109,7 +109,7 @@ type stub struct{ conn *tcpstate.Conn }
 
 func (s *stub) RoundTrip(req *http.Request) (*http.Response, error) {
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn != nil {
-		trace.GotConn(httptrace.GotConnInfo{Conn: s.conn, Reused: true})
+		trace.GotConn(httptrace.GotConnInfo{Conn: s.conn, Reused: true, WasIdle: true})
 	}
 	return &http.Response{ProtoMajor: 1, StatusCode: 200, Request: req, ContentLength: 5, Body: io.NopCloser(strings.NewReader("hello"))}, nil
 }

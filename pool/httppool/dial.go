@@ -28,9 +28,20 @@ func hook(t *http.Transport, d *dialer.Dialer) {
 	}
 	switch {
 	case t.DialTLSContext != nil:
-		t.DialTLSContext = d.Wrap(t.DialTLSContext)
+		t.DialTLSContext = dequeuing(d.Wrap(t.DialTLSContext))
 	case t.DialTLS != nil:
 		t.DialTLS = wrapOld(d, t.DialTLS)
+	}
+}
+
+// dequeuing returns dial for requests that then wait for it, and no longer for
+// another one to return its connection.
+func dequeuing(dial dialer.DialFunc) dialer.DialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if x, _ := ctx.Value(exchangeKey{}).(*exchange); x != nil {
+			x.unqueue()
+		}
+		return dial(ctx, network, address)
 	}
 }
 

@@ -3,11 +3,13 @@ package httppool
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/tcpstate"
@@ -20,11 +22,15 @@ import (
 type exchange struct {
 	ctx         context.Context // as it came with the request
 	pool        *Transport
+	host        *host
 	use         *tcpstate.Usage
 	trace       httptrace.ClientTrace
 	gotConnNext func(httptrace.GotConnInfo) // of the trace that the request has already
 	inner       io.ReadCloser               // the body as net/http made it
 	multiplexed bool                        // HTTP/2: the connection outlives the exchange
+	onUsed      bool                        // the connection at hand had served before
+	ended       atomic.Bool                 // the body was read to its end, or closed
+	queued      atomic.Bool                 // counted among those that wait for one
 
 	mu     sync.Mutex // guards following fields
 	shakes *shakes    // nil until net/http dials for this request
@@ -32,14 +38,29 @@ type exchange struct {
 
 // newExchange takes on the trace that the request has: its hooks are called as
 // they were, GotConn after ours.
-func newExchange(ctx context.Context, pool *Transport, use *tcpstate.Usage) *exchange {
-	x := &exchange{ctx: ctx, pool: pool, use: use}
+func newExchange(req *http.Request, pool *Transport, use *tcpstate.Usage) *exchange {
+	ctx := req.Context()
+	x := &exchange{ctx: ctx, pool: pool, use: use, host: pool.hosts.of(pool, req.URL)}
+	x.host.part.Lend(use)
+	x.trace.PutIdleConn = x.host.put
 	if old := httptrace.ContextClientTrace(ctx); old != nil && traceKey != nil {
 		x.trace = *old
 		x.gotConnNext = old.GotConn
+		x.trace.PutIdleConn = both(x.host.put, old.PutIdleConn)
 	}
 	x.trace.GotConn = x.gotConn
 	return x
+}
+
+// both returns a hook that calls first and, unless it is nil, next.
+func both(first, next func(error)) func(error) {
+	if next == nil {
+		return first
+	}
+	return func(err error) {
+		first(err)
+		next(err)
+	}
 }
 
 // context returns the context to make the request with. It is x itself, unless
@@ -95,30 +116,78 @@ func (p *probe) Value(key any) any {
 // gotConn runs on the goroutine of RoundTrip. It runs again when net/http tries
 // again on another connection.
 func (x *exchange) gotConn(info httptrace.GotConnInfo) {
-	x.attach(info.Conn)
+	x.unqueue()
+	if x.onUsed {
+		x.host.stale.Add(1) // the one before
+	}
+	h2 := x.attach(info.Conn) || x.pool.h2c
+	x.onUsed = info.Reused && !h2
+	var waited time.Duration
+	if !info.WasIdle && !(info.Reused && h2) {
+		waited = max(x.use.Age(), 1)
+	}
+	x.host.served(info.Reused, waited)
 	if info.Reused {
 		x.pool.watch.Reused()
+	} else {
+		x.host.reached(x.pool.tracker.Of(info.Conn))
 	}
 	if x.gotConnNext != nil {
 		x.gotConnNext(info)
 	}
 }
 
-// attach says that c serves the use. What net/http mostly has is found without
-// the allocation of Tracker.Of.
-func (x *exchange) attach(c net.Conn) {
+// attach says that c serves the use, and reports whether c was agreed to be one
+// of HTTP/2. What net/http mostly has is found without the allocation of
+// Tracker.Of.
+func (x *exchange) attach(c net.Conn) (h2 bool) {
 	below := c
 	if tc, ok := c.(*tls.Conn); ok {
 		below = tc.NetConn()
-		if tc.ConnectionState().NegotiatedProtocol == "h2" {
+		if h2 = tc.ConnectionState().NegotiatedProtocol == "h2"; h2 {
 			x.use.Shared()
 		}
 	}
 	if conn, ok := below.(*tcpstate.Conn); ok {
 		x.use.Attach(conn.Watch())
-		return
+	} else {
+		x.use.Attach(x.pool.tracker.Of(c))
 	}
-	x.use.Attach(x.pool.tracker.Of(c))
+	return h2
+}
+
+// queue counts the request among those that wait for a connection of their
+// host, until it has one or net/http dials for it.
+func (x *exchange) queue() {
+	x.queued.Store(true)
+	x.host.waiting.Add(1)
+	x.host.part.Waits()
+}
+
+func (x *exchange) unqueue() {
+	if x.queued.Load() && x.queued.CompareAndSwap(true, false) {
+		x.host.waiting.Add(-1)
+		x.host.part.Waited()
+	}
+}
+
+// failed ends the use of a request that got no answer.
+func (x *exchange) failed(err error) {
+	if x.onUsed && x.ctx.Err() == nil && endedBy(err) {
+		x.host.stale.Add(1)
+		x.use.Failed()
+	}
+	x.use.End()
+}
+
+// endedBy reports whether err is how a request fails whose connection ended
+// before anything of an answer came. The text is that of an error of net/http
+// that is not exported.
+func endedBy(err error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return (op.Op == "read" || op.Op == "write") && !op.Timeout() && !errors.Is(err, net.ErrClosed)
+	}
+	return err == io.EOF || err.Error() == "http: server closed idle connection"
 }
 
 // follow ends the use together with the body of resp.
@@ -132,6 +201,7 @@ func (x *exchange) follow(req *http.Request, resp *http.Response) {
 		x.use.End()
 		return
 	}
+	x.use.Answered()
 	x.inner, x.multiplexed = resp.Body, resp.ProtoMajor >= 2
 	if x.multiplexed {
 		x.use.Shared() // HTTP/2 without TLS
@@ -154,6 +224,7 @@ func (b *body) Read(p []byte) (int, error) {
 		b.use.Progress() // it may come from a buffer
 	}
 	if err == io.EOF || err != nil && b.multiplexed {
+		b.ended.Store(true)
 		b.use.End()
 	}
 	return n, err
@@ -162,6 +233,9 @@ func (b *body) Read(p []byte) (int, error) {
 // Close closes the body below.
 func (b *body) Close() error {
 	err := b.inner.Close()
+	if !b.ended.Swap(true) && !b.multiplexed {
+		b.host.cut.Add(1)
+	}
 	b.use.End()
 	return err
 }

@@ -30,6 +30,7 @@ func shaking(d *dialer.Dialer, dial dialer.DialFunc) dialer.DialFunc {
 		if x == nil {
 			return dial(ctx, network, address)
 		}
+		x.unqueue()
 		x.hookShakes()
 		conn, err := dial(ctx, network, address)
 		if err == nil {

@@ -30,7 +30,7 @@ import (
 // first use.
 type Transport struct {
 	// Base is cloned at first use and itself left alone: it keeps its own
-	// connections. The clone has its settings, hooks and protocols, except for
+	// connections, and what is changed in it later does not count here. The clone has its settings, hooks and protocols, except for
 	// those registered by Base.RegisterProtocol, as http.Transport.Clone says.
 	// Nil means http.DefaultTransport.
 	Base *http.Transport
@@ -45,10 +45,13 @@ type Transport struct {
 	inner   *http.Transport
 	tracker *tcpstate.Tracker
 	watch   *tcpstate.Pool // nil: no connection is used twice
+	hosts   hosts
+	h2c     bool // HTTP/2 may be spoken without TLS
 }
 
 func (t *Transport) init() {
 	t.inner = clone(t.Base)
+	t.h2c = t.inner.Protocols != nil && t.inner.Protocols.UnencryptedHTTP2()
 	hook(t.inner, &t.Dialer)
 	t.tracker = t.Dialer.Tracker
 	if t.tracker == nil {
@@ -67,11 +70,15 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if use == nil {
 		return t.inner.RoundTrip(req)
 	}
-	x := newExchange(ctx, t, use)
+	x := newExchange(req, t, use)
 	inner := req.WithContext(x.context())
+	if t.inner.MaxConnsPerHost > 0 {
+		x.queue()
+	}
 	resp, err := t.inner.RoundTrip(inner)
+	x.unqueue()
 	if resp == nil {
-		use.End()
+		x.failed(err)
 		return nil, err
 	}
 	if resp.Request == inner {
