@@ -81,13 +81,13 @@ func dbStats(s sql.DBStats) tcpstate.PoolStats {
 	return tcpstate.PoolStats{
 		Idle: s.Idle, Used: s.InUse, Max: s.MaxOpenConnections,
 		Pending: -1, Timeouts: -1,
-		Waits:   tcpstate.PoolTimes{Count: int(s.WaitCount), Time: s.WaitDuration},
+		Waits:   tcpstate.PoolTimes{Count: s.WaitCount, Time: s.WaitDuration},
 		Uses:    tcpstate.PoolTimes{Count: -1},
 		Creates: tcpstate.PoolTimes{Count: -1},
 		Discards: []tcpstate.PoolDiscards{
-			{Reason: tcpstate.DiscardIdleMax, Count: int(s.MaxIdleClosed)},
-			{Reason: tcpstate.DiscardIdleTimeout, Count: int(s.MaxIdleTimeClosed)},
-			{Reason: tcpstate.DiscardMaxLifetime, Count: int(s.MaxLifetimeClosed)},
+			{Reason: tcpstate.DiscardIdleMax, Count: s.MaxIdleClosed},
+			{Reason: tcpstate.DiscardIdleTimeout, Count: s.MaxIdleTimeClosed},
+			{Reason: tcpstate.DiscardMaxLifetime, Count: s.MaxLifetimeClosed},
 		},
 		Database: true,
 	}
