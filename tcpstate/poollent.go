@@ -69,6 +69,7 @@ type lender struct {
 type lent struct {
 	from    *lender
 	line    atomic.Uint32 // sites.ID of the last Read; 0: none yet
+	read    atomic.Uint64 // when that was, as an epoch
 	reading atomic.Int32  // calls of Read that go on
 }
 
@@ -260,7 +261,7 @@ type lenderTold struct {
 
 func (sum *lenderTold) add(s *PoolStats, x *shortage) {
 	sum.full = sum.full && x.full
-	sum.busy, sum.missed = inAll(sum.busy, x.busy), inAll(sum.missed, x.missed)
+	sum.busy, sum.missed = both(sum.busy, x.busy), both(sum.missed, x.missed)
 	sum.idle += s.Idle
 	sum.used += s.Used
 	sum.most += s.Max
@@ -270,9 +271,9 @@ func (sum *lenderTold) add(s *PoolStats, x *shortage) {
 // none is since when something is so in all pools, before the first one.
 const none = math.MinInt64
 
-// inAll returns since when something is so in all pools: in those before since
-// a, in one more since b; 0: not in all.
-func inAll(a, b int64) int64 {
+// both returns since when two things are so: one since a, the other since b; 0:
+// they are not.
+func both(a, b int64) int64 {
 	if a == 0 || b == 0 {
 		return 0
 	}

@@ -217,7 +217,7 @@ func (f *facts) notReturned() verdict {
 	if f.expect.LongLived {
 		return verdict{}
 	}
-	moved := max(f.now-int64(min(f.sample.dataRecv, f.sample.dataSent)), f.progressAt)
+	moved := f.now - int64(min(f.sample.dataRecv, f.sample.dataSent))
 	v := verdict{kind: KindLeakNotReturned}
 	if at := f.wait.missed; at != 0 && f.limits.Borrowed != off {
 		v.since = max(at, moved)

@@ -274,7 +274,8 @@ func (e *entry) waitLocked(x *Expect) answerWait {
 		}
 	}
 	if l := e.lent.Load(); w.missed == 0 && l.inUse() {
-		w.missed, w.held = l.from.missed.Load(), l.from.busy.Load()
+		at := e.t.epochTime(l.read.Load())
+		w.missed, w.held = both(l.from.missed.Load(), at), both(l.from.busy.Load(), at)
 	}
 	return w
 }
