@@ -29,7 +29,7 @@ func WatchDB(db *sql.DB, name string) (stop func(), err error) {
 // DB.SetMaxOpenConns nobody ever waits, and nothing is reported.
 //
 // The line is known of drivers that read on the goroutine of their caller, as
-// those for PostgreSQL and MySQL do; of others it is where the driver dialed. A
+// those for PostgreSQL and MySQL do; of others it is a line of the driver. A
 // sql.Conn that was never read from since it was taken shows who had it before.
 // Each Read of the connections takes about a microsecond longer.
 //
