@@ -115,9 +115,9 @@ func (p *poolTotals) add(d *dimensions, k key, s *tcpstate.PoolStats) {
 			(*t)[of] += int64(n)
 		}
 	}
-	for t, n := range map[*tally]int{&p.pending: s.Pending, &p.timeouts: s.Timeouts} {
+	for t, n := range map[*tally]int64{&p.pending: int64(s.Pending), &p.timeouts: s.Timeouts} {
 		if n >= 0 {
-			(*t)[of] += int64(n)
+			(*t)[of] += n
 		}
 	}
 }
@@ -147,7 +147,7 @@ func (t *timeTotals) add(s *series, x tcpstate.PoolTimes) {
 	if t.count == nil {
 		t.count, t.time = make(tally), make(map[*series]float64)
 	}
-	t.count[s] += int64(x.Count)
+	t.count[s] += x.Count
 	t.time[s] += x.Time.Seconds()
 }
 
@@ -179,7 +179,7 @@ func (c *census) pools(o metric.Observer) {
 		for _, x := range s.Discards {
 			why := k
 			why.discard = discardReason(x.Reason)
-			discards[d.pools.get(why)] += int64(x.Count)
+			discards[d.pools.get(why)] += x.Count
 		}
 	}
 	own.observe(o)

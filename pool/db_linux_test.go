@@ -295,6 +295,31 @@ func TestOfAStarvedDatabaseOnlyTheLeakIsReported(t *testing.T) {
 	require.NoError(t, tx.Rollback())
 }
 
+// Without a limit nobody ever waits; a threshold of the program's own tells.
+func TestAConnectionThatIsHeldForTooLongIsReportedIfWanted(t *testing.T) {
+	r := newRig(t)
+	require.NoError(t, r.tr.Set(func(c *tcpstate.Config) { c.Thresholds.Held = 40 * time.Second }))
+	r.db.SetMaxOpenConns(0)
+	tx := leakTx(t, r.db)
+	other := leakConn(t, r.db)
+	other.Close() // as long as one is idle, nobody knows which
+	r.clk.Advance(100 * time.Second)
+	r.silent()
+	other = leakConn(t, r.db)
+	for range 6 {
+		r.clk.Advance(12 * time.Second)
+		run(t, other, "update")
+	}
+	f := r.finds(1)[0]
+	require.Contains(t, f.Sites[0].Frames[0].Function, "leakTx")
+	require.Equal(t, "held", f.Cause)
+	require.Contains(t, f.Summary, "all 2 connections of its pool are lent out; this one has moved no byte for")
+	require.NoError(t, tx.Rollback())
+	r.clk.Advance(12 * time.Second)
+	r.silent()
+	require.NoError(t, other.Close())
+}
+
 func TestADatabaseIsWatchedFromTheMiddleOfItsLife(t *testing.T) {
 	r := newRig(t)
 	r.stop()

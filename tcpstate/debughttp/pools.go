@@ -13,7 +13,7 @@ type pool struct {
 	Used     int            `json:"used"`
 	Max      int            `json:"max,omitempty"`
 	Pending  *int           `json:"pending,omitempty"`
-	Timeouts *int           `json:"timeouts,omitempty"`
+	Timeouts *int64         `json:"timeouts,omitempty"`
 	Waits    *poolTimes     `json:"waits,omitempty"`
 	Uses     *poolTimes     `json:"uses,omitempty"`
 	Creates  *poolTimes     `json:"creates,omitempty"`
@@ -22,13 +22,13 @@ type pool struct {
 
 // poolTimes is how often something happened, and how long it took together.
 type poolTimes struct {
-	Count int               `json:"count"`
+	Count int64             `json:"count"`
 	Time  tcpstate.Duration `json:"time"`
 }
 
 type poolDiscards struct {
 	Reason tcpstate.DiscardReason `json:"reason"`
-	Count  int                    `json:"count"`
+	Count  int64                  `json:"count"`
 }
 
 func poolOf(s *tcpstate.PoolStats) pool {
@@ -44,7 +44,7 @@ func poolOf(s *tcpstate.PoolStats) pool {
 	return p
 }
 
-func known(n int) *int {
+func known[T int | int64](n T) *T {
 	if n < 0 {
 		return nil
 	}
