@@ -84,6 +84,8 @@ type ending struct {
 	at     time.Time
 	closer sites.ID // the call of Close, where it left data behind; else 0
 
+	http bool // it was used for HTTP
+
 	// reusedAfter is how long the connection had lain idle before the one use
 	// that was in progress then, in ns; 0: there was none, or it was the first.
 	reusedAfter int64
@@ -336,9 +338,14 @@ func (e *entry) closeLocked() {
 	}
 	e.end = endings.Get().(*ending)
 	*e.end = ending{at: e.t.seam.now()}
-	if u := e.uses; u != nil && u.next == nil {
+	u := e.uses
+	if u != nil && u.next == nil {
 		e.end.reusedAfter = u.idle
 	}
+	if u == nil {
+		u = e.lastUse
+	}
+	e.end.http = u != nil && isHTTP(u.use.Method)
 }
 
 // release gives back what only the account of e's end needed. The caller is the

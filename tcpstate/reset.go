@@ -56,6 +56,7 @@ type parting struct {
 	finSent uint64        // bytes sent by then
 	young   time.Duration // from birth to death
 
+	http        bool          // it is used for HTTP: a request is longer than a goodbye
 	reusedAfter time.Duration // how long it had been idle before the use that it ended in; 0: not so
 }
 
@@ -101,8 +102,17 @@ const maxGoodbye = 64
 // arrived. A server that closes in place of an answer acknowledges the request.
 func (p *parting) crossed() bool {
 	s := &p.last
-	return p.reusedAfter > 0 && p.role == Client && s.state == CloseWait && !p.hist.dead && !p.hist.closeWrite &&
-		s.sendQueue > maxGoodbye && s.dataSent < s.dataRecv
+	return p.reusedAfter > 0 && p.role == Client && s.state == CloseWait && !p.hist.closeWrite &&
+		p.lost() && s.dataSent < s.dataRecv
+}
+
+// lost reports whether the peer has not acknowledged what was sent, and that was
+// more than a goodbye. A socket that is dead has no queue.
+func (p *parting) lost() bool {
+	if p.hist.dead {
+		return p.last.bytesSent > p.last.bytesAcked+maxGoodbye
+	}
+	return p.last.sendQueue > maxGoodbye
 }
 
 // received says the same of an RST that came from outside.
@@ -119,8 +129,13 @@ func (p *parting) received() (k Kind, cause string, repeats bool) {
 		if p.finSeen {
 			wrote = s.bytesSent > p.finSent
 		}
-		if p.role == Server || !wrote {
+		switch {
+		case p.role == Server:
 			return "", "", false // it had closed before
+		case p.reusedAfter > 0 && p.lost() && (!p.finSeen || !wrote):
+			return KindResetReuseAfterFIN, causeCrossed, false
+		case !wrote || p.http && !p.lost():
+			return "", "", false
 		}
 		return KindResetReuseAfterFIN, "", true
 	case s.bytesReceived == 0:
@@ -204,7 +219,7 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 	p := parting{
 		role: e.role, hist: e.finalHistory(sus), last: e.final(), read: e.readErr,
 		discards: e.discards(), linger: e.flags.Load()&flagLingerZero != 0,
-		reusedAfter: time.Duration(e.end.reusedAfter),
+		http: e.end.http, reusedAfter: time.Duration(e.end.reusedAfter),
 	}
 	r.at = int64(e.end.at.Sub(t.base))
 	sampledAt := r.at
@@ -232,12 +247,12 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 	switch {
 	case r.kind == KindResetReuseAfterFIN:
 		switch {
+		case r.cause == causeCrossed:
+			r.idle, r.finIdle = p.reusedAfter, p.reusedAfter // the FIN came then
 		case p.finSeen:
 			r.finAge = time.Duration(max(sampledAt-int64(s.dataSent)-sus.finAt, 0))
 			r.finIdle = sus.finIdle
 			r.idle = r.finIdle + r.finAge
-		case p.reusedAfter > 0:
-			r.idle, r.finIdle = p.reusedAfter, p.reusedAfter // both came together
 		}
 		r.repeats = r.finAge >= staleFIN
 	case r.cause == "after_idle":
