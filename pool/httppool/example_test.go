@@ -57,6 +57,29 @@ func Example_defaultTransport() {
 	transport.DialContext = d.Wrap(transport.DialContext)
 }
 
+// Stats tells how well the pool is used. Many connections that are Surplus, or
+// few requests that are Reused, ask for a higher MaxIdleConnsPerHost.
+func ExampleTransport_Stats() {
+	server := httptest.NewServer(http.HandlerFunc(hello))
+	defer server.Close()
+
+	pool := &httppool.Transport{Base: &http.Transport{}}
+	client := &http.Client{Transport: pool}
+	defer client.CloseIdleConnections()
+	for range 3 {
+		resp, err := client.Get(server.URL)
+		if err != nil {
+			log.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+
+	s := pool.Stats()
+	fmt.Println(s.Requests, "requests,", s.Reused, "of them over a connection that was there,", s.Idle, "idle")
+	// Output: 3 requests, 2 of them over a connection that was there, 1 idle
+}
+
 // A request is described by method and host. Code that knows better says so.
 func Example_withUse() {
 	client := &http.Client{Transport: &httppool.Transport{}}
