@@ -338,13 +338,10 @@ func (e *entry) closeLocked() {
 	}
 	e.end = endings.Get().(*ending)
 	*e.end = ending{at: e.t.seam.now()}
-	u := e.uses
-	if u != nil && u.next == nil {
+	if u := e.uses; u != nil && u.next == nil {
 		e.end.reusedAfter = u.idle
 	}
-	if u == nil {
-		u = e.lastUse
-	}
+	u := e.latestUseLocked()
 	e.end.http = u != nil && isHTTP(u.use.Method)
 }
 

@@ -257,6 +257,8 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 		r.repeats = r.finAge >= staleFIN
 	case r.cause == "after_idle":
 		r.idle = s.dataRecv - s.dataSent
+	case r.cause == "after_request" && p.reusedAfter > 0:
+		r.idle = p.reusedAfter
 	case s.bytesReceived > 0:
 		r.idle = max(min(s.dataRecv, s.dataSent)-time.Duration(sampledAt-r.at), 0)
 	}
@@ -331,6 +333,15 @@ func (tab *resetTable) record(t *Tracker, seen *reset) *resetRecord {
 	key := resetKey{kind: seen.kind, role: e.role, name: e.series.name}
 	site, role := e.site, e.bornBy()
 	e.mu.Lock()
+	if !ownLine(site, t.judge.hide) {
+		// The standard library dials on goroutines of its own.
+		if u := e.latestUseLocked(); u != nil && ownLine(u.site, t.judge.hide) {
+			site, role = u.site, "use"
+			if isHTTP(u.use.Method) {
+				role = "request"
+			}
+		}
+	}
 	switch {
 	case byUs:
 		site, role = seen.closedBy(t.judge.hide)
@@ -376,10 +387,7 @@ func (tab *resetTable) record(t *Tracker, seen *reset) *resetRecord {
 // closedBy returns the line that closed the connection, or else the one that
 // used it. The caller holds the mu of the entry.
 func (r *reset) closedBy(hide []string) (sites.ID, string) {
-	u := r.e.oldestUseLocked()
-	if u == nil {
-		u = r.e.lastUse
-	}
+	u := r.e.latestUseLocked()
 	switch {
 	case u != nil && u.handler != 0:
 		return u.handler, "handler"

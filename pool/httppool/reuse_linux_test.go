@@ -131,6 +131,8 @@ func TestRequestsThatFailByTheServersIdleTimeoutAreAWarning(t *testing.T) {
 	require.Equal(t, tcpstate.KindResetReuseAfterFIN, found[0].Kind)
 	require.Equal(t, tcpstate.Warning, found[0].Severity)
 	require.Equal(t, "requests fail on connections that the server closes as idle", found[0].Title)
+	require.Equal(t, "request", found[0].Sites[0].Role)
+	require.Equal(t, "pool/httppool/reuse_linux_test.go", found[0].Sites[0].Frames[0].File)
 }
 
 // A server that ends the connection in place of an answer has got the request:
