@@ -84,13 +84,9 @@ func (p *parting) crossed() bool {
 }
 
 // lost reports whether the peer has not acknowledged what was sent, and that was
-// more than a goodbye. A socket that is dead has no queue.
-func (p *parting) lost() bool {
-	if p.hist.dead {
-		return p.last.bytesSent > p.last.bytesAcked+maxGoodbye
-	}
-	return p.last.sendQueue > maxGoodbye
-}
+// more than a goodbye. The kernel tells it (write_seq - snd_una) also of a socket
+// that was reset; the bytes sent would count what was sent twice.
+func (p *parting) lost() bool { return p.last.sendQueue > maxGoodbye }
 
 // received says the same of an RST that came from outside.
 func (p *parting) received() (k Kind, cause string, repeats bool) {

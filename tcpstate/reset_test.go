@@ -22,11 +22,10 @@ func TestAResetIsExplainedByWhatWasSeenBefore(t *testing.T) {
 		return s
 	}
 	lost, goodbye := awaiting, awaiting
-	lost.bytesSent, lost.bytesAcked = 400, 101
-	goodbye.bytesSent, goodbye.bytesAcked = 181, 151
+	lost.bytesSent, lost.sendQueue = 400, 300
+	goodbye.bytesSent, goodbye.sendQueue = 181, 31
 	underWay, sentGoodbye := lost, goodbye
-	underWay.state, underWay.sendQueue = CloseWait, 300
-	sentGoodbye.state, sentGoodbye.sendQueue = CloseWait, 31
+	underWay.state, sentGoodbye.state = CloseWait, CloseWait
 	for _, tt := range []struct {
 		name    string
 		p       parting

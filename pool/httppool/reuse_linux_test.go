@@ -193,7 +193,7 @@ func TestAServerOfTLSThatClosesInsteadOfAnsweringIsNotBlamedOnIdleTime(t *testin
 	f.clock.Advance(4 * time.Second)
 	require.EqualValues(t, 3, f.pool.Stats().Stale)
 	for _, c := range f.tracker.Counted() {
-		require.NotEqual(t, tcpstate.KindResetReuseAfterFIN, c.Kind)
+		require.NotEqual(t, tcpstate.KindResetReuseAfterFIN, c.Kind, c.String())
 	}
 	require.Empty(t, f.tracker.Findings())
 }
