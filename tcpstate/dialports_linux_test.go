@@ -119,6 +119,15 @@ func TestPortsThatRunOutAreReported(t *testing.T) {
 	require.Equal(t, tcpstate.Warning, f.Severity)
 	require.Equal(t, "127.0.0.1:80", f.Subject.Target)
 	require.Contains(t, f.Summary, "17 of 20 local ports to 127.0.0.1:80 are taken, 17 of them by TIME-WAIT")
+	require.Contains(t, f.Fix, "MaxIdleConnsPerHost to the usual concurrency")
+
+	p := r.tr.NewPool(tcpstate.Origin{Name: "payments"})
+	closes(p, "127.0.0.1:81", 50, 60, 60)
+	require.Equal(t, f.Fix, r.one(tcpstate.KindDialPorts).Fix, "another target")
+	closes(p, "127.0.0.1:80", 15, 20, 17)
+	f = r.one(tcpstate.KindDialPorts)
+	require.Contains(t, f.Summary, "Its pool closed 15 connections only because enough of them lay idle. MaxIdleConnsPerHost is 2")
+	require.Contains(t, f.Fix, "set MaxIdleConnsPerHost to ")
 
 	require.ErrorIs(t, churn(t, d, ln, 4), syscall.EADDRNOTAVAIL)
 	tcptest.WaitUntil(t, "the error", func() bool {

@@ -85,6 +85,8 @@ type ending struct {
 	at     time.Time
 	closer sites.ID // the call of Close, where it left data behind; else 0
 
+	http bool // it was used for HTTP
+
 	// reusedAfter is how long the connection had lain idle before the one use
 	// that was in progress then, in ns; 0: there was none, or it was the first.
 	reusedAfter int64
@@ -358,6 +360,8 @@ func (e *entry) closeLocked() {
 	if u := e.uses; u != nil && u.next == nil {
 		e.end.reusedAfter = u.idle
 	}
+	u := e.latestUseLocked()
+	e.end.http = u != nil && isHTTP(u.use.Method)
 }
 
 // release gives back what only the account of e's end needed. The caller is the

@@ -52,7 +52,7 @@ func (p *Pool) Connections() (used, idle int) {
 	if p == nil {
 		return 0, 0
 	}
-	for _, e := range p.t.entries() {
+	for _, e := range p.t.unsorted() {
 		e.mu.Lock()
 		switch u := e.oldestUseLocked(); {
 		case e.closed:

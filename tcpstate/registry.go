@@ -259,6 +259,13 @@ func (t *Tracker) notYoungLocked(e *entry) bool {
 
 // entries returns the registered entries, oldest first.
 func (t *Tracker) entries() []*entry {
+	all := t.unsorted()
+	sortEntries(all)
+	return all
+}
+
+// unsorted returns the registered entries in any order.
+func (t *Tracker) unsorted() []*entry {
 	t.mu.Lock()
 	all := make([]*entry, 0, t.live)
 	for i := range t.slots {
@@ -267,7 +274,6 @@ func (t *Tracker) entries() []*entry {
 		}
 	}
 	t.mu.Unlock()
-	sortEntries(all)
 	return all
 }
 

@@ -14,19 +14,6 @@ import (
 // and only what repeats is judged.
 
 const (
-	// maxUnread is how much may be left unread by Close without being worth a
-	// line of code: what protocols end with (TLS close_notify and session
-	// tickets, HTTP/2 GOAWAY) is less.
-	maxUnread = 1 << 10
-	// stillSending is how old the last byte of a peer is at most that was
-	// sending when we closed.
-	stillSending = time.Second
-	// justAnswered is how old our last byte is at most when we closed at once
-	// after it: net/http waits for 500 ms, so that the client can read it.
-	justAnswered = 250 * time.Millisecond
-	// longIdle is how long a connection lies idle before a middlebox may have
-	// forgotten it: the shortest limits that are common.
-	longIdle = time.Minute
 	// staleFIN is how long the peer's FIN must have been there for a write
 	// after it to be avoidable: less is a race that nobody can win.
 	staleFIN = 100 * time.Millisecond
@@ -42,99 +29,6 @@ const (
 	maxScans = 3
 )
 
-// parting is what is known of a connection that has ended.
-type parting struct {
-	role     Role
-	hist     history // with the last look taken in
-	last     sample
-	discards bool // our Close sent an RST
-	linger   bool // because SO_LINGER was 0
-	read     readResult
-
-	finSeen bool          // and when nothing else had happened yet
-	finSent uint64        // bytes sent by then
-	young   time.Duration // from birth to death
-
-	reusedAfter time.Duration // how long it had been idle before the use that it ended in; 0: not so
-}
-
-// reset says what kind of reset this was. The kind is empty when it was none,
-// or one that needs no explanation. repeats says that it is worth a warning if
-// it happens again and again.
-func (p *parting) reset() (k Kind, cause string, repeats bool) {
-	s := &p.last
-	switch {
-	case !s.ok || s.lacks(bytesEnd):
-		return "", "", false
-	case p.hist.dead && p.hist.end == endReset:
-		return p.received()
-	case p.crossed():
-		return KindResetReuseAfterFIN, causeCrossed, false
-	case p.hist.dead || !p.discards:
-		return "", "", false
-	case p.linger:
-		if s.recvQueue == 0 && s.sendQueue == 0 {
-			return "", "", false // on purpose, and nothing was lost
-		}
-		return KindResetByUsLinger, "", false
-	case s.recvQueue <= maxUnread:
-		return KindResetByUsUnread, "small", false
-	case p.role == Client || s.bytesSent == 0:
-		return KindResetByUsUnread, "abort", false // no answer of ours is lost
-	case s.state == Established && s.dataRecv < stillSending && (s.sendQueue > 0 || s.dataSent < justAnswered):
-		return KindResetByUsUnread, "peer_sending", true
-	}
-	return KindResetByUsUnread, "", false
-}
-
-// causeCrossed is that of a request that crossed the FIN of a server that had
-// waited long enough. The RST comes after our Close and is seen by nobody.
-const causeCrossed = "crossed"
-
-// maxGoodbye is how much this end sends in answer to a FIN without meaning it: a
-// close_notify of TLS, of 31 bytes at most.
-const maxGoodbye = 64
-
-// crossed reports whether the connection was used again while the peer's FIN was
-// under way: what was written is not acknowledged, so the FIN was sent before it
-// arrived. A server that closes in place of an answer acknowledges the request.
-func (p *parting) crossed() bool {
-	s := &p.last
-	return p.reusedAfter > 0 && p.role == Client && s.state == CloseWait && !p.hist.dead && !p.hist.closeWrite &&
-		s.sendQueue > maxGoodbye && s.dataSent < s.dataRecv
-}
-
-// received says the same of an RST that came from outside.
-func (p *parting) received() (k Kind, cause string, repeats bool) {
-	s := &p.last
-	wroteLast := s.bytesSent > 0 && s.dataSent < s.dataRecv
-	switch {
-	case p.hist.closeWrite:
-		return KindResetUnexplained, "after_close_write", false
-	case p.role == Server && !p.hist.fin && s.bytesSent == 0 && s.consumed() == 0 && p.young <= youngDelay+youngDelay/2:
-		return KindResetBeforeAccept, "", false
-	case p.hist.fin || p.read == readEOF:
-		wrote := wroteLast
-		if p.finSeen {
-			wrote = s.bytesSent > p.finSent
-		}
-		if p.role == Server || !wrote {
-			return "", "", false // it had closed before
-		}
-		return KindResetReuseAfterFIN, "", true
-	case s.bytesReceived == 0:
-		cause = "before_handshake"
-	case wroteLast && s.dataRecv-s.dataSent >= longIdle:
-		cause = "after_idle"
-	case wroteLast:
-		cause = "after_request"
-	default:
-		cause = "partial_data"
-	}
-	// Clients reset whenever they like.
-	return KindResetUnexplained, cause, p.role == Client
-}
-
 // finalHistory returns the history of e up to its end, given what the loop
 // remembers, if it does. The caller holds mu.
 func (e *entry) finalHistory(sus *suspicion) history {
@@ -149,22 +43,6 @@ func (e *entry) finalHistory(sus *suspicion) history {
 		blind:   fl&flagWrapped == 0,
 		watched: true, settled: true, // there is nothing to wait for any more
 	})
-}
-
-// before is the state of the connection until its end.
-func (p *parting) before() State {
-	h := p.hist
-	switch {
-	case !h.dead:
-		return p.last.state
-	case h.closeWrite && h.fin:
-		return LastAck
-	case h.closeWrite:
-		return FinWait2
-	case h.fin || p.read == readEOF:
-		return CloseWait
-	}
-	return Established
 }
 
 // reset is a connection that ended by RST.
@@ -202,7 +80,7 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 	p := parting{
 		role: e.role, hist: e.finalHistory(sus), last: e.final(), read: e.readErr,
 		discards: e.discards(), linger: e.flags.Load()&flagLingerZero != 0,
-		reusedAfter: time.Duration(e.end.reusedAfter),
+		http: e.end.http, reusedAfter: time.Duration(e.end.reusedAfter),
 	}
 	r.at = int64(e.end.at.Sub(t.base))
 	sampledAt := r.at
@@ -230,15 +108,17 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 	switch {
 	case r.kind == KindResetReuseAfterFIN:
 		switch {
+		case r.cause == causeCrossed:
+			r.idle = p.reusedAfter // the FIN came then
 		case p.finSeen:
 			r.finAge = time.Duration(max(sampledAt-int64(s.dataSent)-sus.finAt, 0))
 			r.idle = sus.finIdle + r.finAge
-		case p.reusedAfter > 0:
-			r.idle = p.reusedAfter // both came together
 		}
 		r.repeats = r.finAge >= staleFIN
 	case r.cause == "after_idle":
 		r.idle = s.dataRecv - s.dataSent
+	case r.cause == "after_request" && p.reusedAfter > 0:
+		r.idle = p.reusedAfter
 	case s.bytesReceived > 0:
 		r.idle = max(min(s.dataRecv, s.dataSent)-time.Duration(sampledAt-r.at), 0)
 	}
@@ -314,6 +194,15 @@ func (tab *resetTable) record(t *Tracker, seen *reset) *resetRecord {
 	key := resetKey{kind: seen.kind, role: e.role, name: e.series.name}
 	site, role := e.site, e.bornBy()
 	e.mu.Lock()
+	if !ownLine(site, t.judge.hide) {
+		// The standard library dials on goroutines of its own.
+		if u := e.latestUseLocked(); u != nil && ownLine(u.site, t.judge.hide) {
+			site, role = u.site, "use"
+			if isHTTP(u.use.Method) {
+				role = "request"
+			}
+		}
+	}
 	switch {
 	case byUs:
 		site, role = seen.closedBy(t.judge.hide)
@@ -359,10 +248,7 @@ func (tab *resetTable) record(t *Tracker, seen *reset) *resetRecord {
 // closedBy returns the line that closed the connection, or else the one that
 // used it. The caller holds the mu of the entry.
 func (r *reset) closedBy(hide []string) (sites.ID, string) {
-	u := r.e.oldestUseLocked()
-	if u == nil {
-		u = r.e.lastUse
-	}
+	u := r.e.latestUseLocked()
 	switch {
 	case u != nil && u.handler != 0:
 		return u.handler, "handler"

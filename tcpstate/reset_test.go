@@ -21,6 +21,11 @@ func TestAResetIsExplainedByWhatWasSeenBefore(t *testing.T) {
 		}
 		return s
 	}
+	lost, goodbye := awaiting, awaiting
+	lost.bytesSent, lost.sendQueue = 400, 300
+	goodbye.bytesSent, goodbye.sendQueue = 181, 31
+	underWay, sentGoodbye := lost, goodbye
+	underWay.state, sentGoodbye.state = CloseWait, CloseWait
 	for _, tt := range []struct {
 		name    string
 		p       parting
@@ -47,6 +52,15 @@ func TestAResetIsExplainedByWhatWasSeenBefore(t *testing.T) {
 		{"written after the FIN", parting{hist: dead(history{fin: true, finFirst: true}), last: awaiting, finSeen: true, finSent: 100}, KindResetReuseAfterFIN, "", true},
 		{"not written after the FIN", parting{hist: dead(history{fin: true, finFirst: true}), last: awaiting, finSeen: true, finSent: 200}, "", "", false},
 		{"a FIN that only the reader saw", parting{hist: dead(history{}), last: awaiting, read: readEOF}, KindResetReuseAfterFIN, "", true},
+		{"a request of HTTP after the FIN", parting{hist: dead(history{fin: true, finFirst: true}), last: lost, finSeen: true, finSent: 100, http: true}, KindResetReuseAfterFIN, "", true},
+		{"a goodbye after the FIN", parting{hist: dead(history{}), last: goodbye, read: readEOF, http: true}, "", "", false},
+		{"a goodbye after the FIN was seen", parting{hist: dead(history{fin: true, finFirst: true}), last: goodbye, finSeen: true, finSent: 150, http: true}, "", "", false},
+		{"a request that crossed the FIN", parting{hist: dead(history{}), last: lost, read: readEOF, http: true, reusedAfter: time.Minute}, KindResetReuseAfterFIN, "crossed", false},
+		{"a request that crossed a FIN that was seen", parting{hist: dead(history{fin: true, finFirst: true}), last: lost, finSeen: true, finSent: 400, http: true, reusedAfter: time.Minute}, KindResetReuseAfterFIN, "crossed", false},
+		{"a request that crossed the FIN, before the RST", parting{last: underWay, reusedAfter: time.Minute}, KindResetReuseAfterFIN, "crossed", false},
+		{"a goodbye, before the RST", parting{last: sentGoodbye, reusedAfter: time.Minute}, "", "", false},
+		{"a first request that crossed the FIN", parting{last: underWay}, "", "", false},
+		{"an answer that crosses the FIN of a client", parting{role: Server, last: underWay, reusedAfter: time.Minute}, "", "", false},
 		{"a FIN after the answer", parting{hist: dead(history{}), last: exchange, read: readEOF}, "", "", false},
 		{"an answer to a client that has left", parting{role: Server, hist: dead(history{fin: true}), last: awaiting, finSeen: true, finSent: 100}, "", "", false},
 

@@ -338,6 +338,15 @@ func (e *entry) waitLocked(x *Expect) answerWait {
 	return w
 }
 
+// latestUseLocked returns the use in progress that began first, or else the one
+// that ended last. The caller holds mu.
+func (e *entry) latestUseLocked() *Usage {
+	if u := e.oldestUseLocked(); u != nil {
+		return u
+	}
+	return e.lastUse
+}
+
 // oldestUseLocked returns the use in progress that began first. The caller
 // holds mu.
 func (e *entry) oldestUseLocked() *Usage {

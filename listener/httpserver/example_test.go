@@ -36,6 +36,19 @@ func ExampleWithRoute() {
 	httpserver.Instrument(srv, httpserver.WithRoute(func(r *http.Request) string { return router.Match(r) }))
 }
 
+// Streams and other routes whose connections look unusual say what is normal.
+func ExampleWithRouteExpect() {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {})
+	mux.HandleFunc("POST /v1/import", func(w http.ResponseWriter, r *http.Request) {})
+
+	srv := &http.Server{Handler: mux}
+	httpserver.Instrument(srv,
+		httpserver.WithRouteExpect("GET /events", tcpstate.Expect{LongLived: true}),
+		httpserver.WithRouteExpect("POST /v1/import", tcpstate.Expect{HalfClose: true}), // goes on although the client is gone
+	)
+}
+
 // Handler, below the middleware that begins the span of a request, lets a
 // report lead to the trace of that request.
 func ExampleHandler() {

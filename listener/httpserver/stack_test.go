@@ -115,7 +115,8 @@ func TestAHandlerOfHTTP2CanPush(t *testing.T) {
 	f := newFixture(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, pushes := w.(http.Pusher)
 		_, flushes := w.(http.Flusher)
-		_, notifies := w.(http.CloseNotifier) //nolint:staticcheck // old handlers use it
+		//lint:ignore SA1019 old handlers use it
+		_, notifies := w.(http.CloseNotifier)
 		if !pushes || !flushes || !notifies {
 			t.Error("the ResponseWriter is not that of net/http")
 		}

@@ -57,6 +57,18 @@ func Example_defaultTransport() {
 	transport.DialContext = d.Wrap(transport.DialContext)
 }
 
+// Stats tells how well the pool is used. Many connections that are Surplus, or
+// few requests that are Reused, ask for a higher MaxIdleConnsPerHost.
+func ExampleTransport_Stats() {
+	pool := &httppool.Transport{Dialer: dialer.Dialer{Name: "payments"}}
+	client := &http.Client{Transport: pool}
+	defer client.CloseIdleConnections()
+	// The program makes its requests.
+	s := pool.Stats()
+	fmt.Printf("%d requests, %d over a connection that was there, %d in progress, %d connections idle\n",
+		s.Requests, s.Reused, s.InFlight, s.Idle)
+}
+
 // A request is described by method and host. Code that knows better says so.
 func Example_withUse() {
 	client := &http.Client{Transport: &httppool.Transport{}}

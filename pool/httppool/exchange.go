@@ -43,7 +43,7 @@ func newExchange(req *http.Request, pool *Transport, use *tcpstate.Usage) *excha
 	x := &exchange{ctx: ctx, pool: pool, use: use, host: pool.hosts.of(pool, req.URL)}
 	x.host.part.Lend(use)
 	x.trace.PutIdleConn = x.host.put
-	if old := httptrace.ContextClientTrace(ctx); old != nil && traceKey != nil {
+	if old := httptrace.ContextClientTrace(ctx); old != nil && traceKey.Load() != nil {
 		x.trace = *old
 		x.gotConnNext = old.GotConn
 		x.trace.PutIdleConn = both(x.host.put, old.PutIdleConn)
@@ -66,7 +66,7 @@ func both(first, next func(error)) func(error) {
 // context returns the context to make the request with. It is x itself, unless
 // httptrace no longer works as it did.
 func (x *exchange) context() context.Context {
-	if traceKey == nil {
+	if traceKey.Load() == nil {
 		return httptrace.WithClientTrace(context.WithValue(x.ctx, exchangeKey{}, x), &x.trace)
 	}
 	return x
@@ -77,7 +77,7 @@ func (x *exchange) Deadline() (time.Time, bool) { return x.ctx.Deadline() }
 func (x *exchange) Done() <-chan struct{}       { return x.ctx.Done() }
 func (x *exchange) Err() error                  { return x.ctx.Err() }
 func (x *exchange) Value(key any) any {
-	if key == traceKey && traceKey != nil {
+	if k := traceKey.Load(); k != nil && key == *k {
 		return &x.trace
 	}
 	if key == (exchangeKey{}) {
@@ -87,19 +87,21 @@ func (x *exchange) Value(key any) any {
 }
 
 // traceKey is the key under which package httptrace looks for its trace in a
-// context. httptrace.WithClientTrace would do, at the price of another
+// context, nil if that is not known. httptrace.WithClientTrace would do, at the price of another
 // allocation for the context and of reflection where there are two traces.
-var traceKey = learnTraceKey()
+var traceKey atomic.Pointer[any]
+
+func init() { traceKey.Store(learnTraceKey()) }
 
 // learnTraceKey lets httptrace ask a context that writes down what it is asked.
-func learnTraceKey() any {
+func learnTraceKey() *any {
 	var p probe
 	httptrace.ContextClientTrace(&p)
 	p.answer = new(httptrace.ClientTrace)
 	if httptrace.ContextClientTrace(&p) != p.answer {
 		return nil
 	}
-	return p.key
+	return &p.key
 }
 
 type probe struct {

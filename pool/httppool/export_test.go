@@ -10,7 +10,6 @@ func (t *Transport) Inner() *http.Transport {
 
 // ForgetTraceKey makes the package believe that httptrace has changed.
 func ForgetTraceKey() (restore func()) {
-	key := traceKey
-	traceKey = nil
-	return func() { traceKey = key }
+	key := traceKey.Swap(nil)
+	return func() { traceKey.Store(key) }
 }

@@ -109,7 +109,13 @@ func TestManyGoroutinesShareOneTransport(t *testing.T) {
 			}
 		})
 	}
+	wg.Go(func() {
+		for range 100 {
+			f.pool.Stats()
+		}
+	})
 	wg.Wait()
+	require.Zero(t, f.pool.Stats().InFlight)
 	for c := range f.tracker.Conns() {
 		require.Zero(t, c.InUse)
 	}

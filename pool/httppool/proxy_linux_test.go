@@ -87,7 +87,6 @@ func TestAnUpstreamResetIsCountedAndNoFaultOfTheProxy(t *testing.T) {
 			require.NoError(t, err)
 			r := bufio.NewReader(client)
 			if begin != "" {
-				time.Sleep(10 * time.Millisecond) // so that the kernel's clock shows who spoke last
 				_, err = io.WriteString(c, begin)
 				require.NoError(t, err)
 				resp, err := http.ReadResponse(r, nil)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +131,8 @@ func TestRequestsThatFailByTheServersIdleTimeoutAreAWarning(t *testing.T) {
 	require.Equal(t, tcpstate.KindResetReuseAfterFIN, found[0].Kind)
 	require.Equal(t, tcpstate.Warning, found[0].Severity)
 	require.Equal(t, "requests fail on connections that the server closes as idle", found[0].Title)
+	require.Equal(t, "request", found[0].Sites[0].Role)
+	require.Equal(t, "pool/httppool/reuse_linux_test.go", found[0].Sites[0].Frames[0].File)
 }
 
 // A server that ends the connection in place of an answer has got the request:
@@ -164,4 +167,51 @@ func TestAConnectionThatNetHTTPSeesClosedInTimeIsNotCounted(t *testing.T) {
 	f.clock.Advance(4 * time.Second)
 	require.Empty(t, f.tracker.Counted())
 	require.Zero(t, f.pool.Stats().Stale)
+}
+
+// TLS says goodbye after the server's FIN, and nobody acknowledges that: it is
+// not a request that was lost.
+func TestAServerOfTLSThatClosesInsteadOfAnsweringIsNotBlamedOnIdleTime(t *testing.T) {
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		if r.Method == http.MethodPost {
+			panic(http.ErrAbortHandler)
+		}
+		hello(w, r)
+	}, func(srv *httptest.Server) { srv.StartTLS() })
+	f := newFixture(t, srv.Client().Transport.(*http.Transport))
+	for range 3 {
+		resp, err := f.client.Get(srv.URL)
+		require.NoError(t, err)
+		readAll(t, resp)
+		tcptest.WaitUntil(t, "the kernel's clock", func() bool { return f.conn(t).Info.LastDataReceived >= 20*time.Millisecond })
+		f.clock.Advance(15 * time.Second)
+		_, err = f.client.Post(srv.URL, "", strings.NewReader("amount"))
+		require.Error(t, err)
+		f.waitGone(t)
+	}
+	f.clock.Advance(4 * time.Second)
+	require.EqualValues(t, 3, f.pool.Stats().Stale)
+	for _, c := range f.tracker.Counted() {
+		require.NotEqual(t, tcpstate.KindResetReuseAfterFIN, c.Kind, c.String())
+	}
+	require.Empty(t, f.tracker.Findings())
+}
+
+func TestAConnectionOfTLSThatTheServerClosesIdleIsNotCounted(t *testing.T) {
+	srv := serve(t, hello, func(srv *httptest.Server) { srv.StartTLS() })
+	f := newFixture(t, srv.Client().Transport.(*http.Transport))
+	for range 3 {
+		resp, err := f.client.Get(srv.URL)
+		require.NoError(t, err)
+		readAll(t, resp)
+		tcptest.WaitUntil(t, "the kernel's clock", func() bool { return f.conn(t).Info.LastDataReceived >= 20*time.Millisecond })
+		f.clock.Advance(15 * time.Second)
+		srv.CloseClientConnections()
+		f.waitGone(t)
+	}
+	f.clock.Advance(4 * time.Second)
+	for _, c := range f.tracker.Counted() {
+		require.NotEqual(t, tcpstate.KindResetReuseAfterFIN, c.Kind)
+	}
 }
