@@ -85,6 +85,32 @@ func (r *Rig) WaitState(t testing.TB, name string, s tcpstate.State, n int) {
 // Advance moves the clock of the rig.
 func (r *Rig) Advance(d time.Duration) { r.Clock.Advance(d) }
 
+// Rest waits until the connections are at rest, no byte on its way and no
+// socket dead, and moves the clock by d. Programs without a leak let time pass
+// in this way: the clock outruns the client, whose reactions take real time.
+func (r *Rig) Rest(t testing.TB, d time.Duration) {
+	t.Helper()
+	WaitUntil(t, "the connections to be at rest", func() bool {
+		for c := range r.Tracker.Conns() {
+			if c.RecvQueue != 0 || c.SendQueue != 0 || c.Open && c.State == tcpstate.Closed {
+				return false
+			}
+		}
+		return true
+	})
+	r.Clock.Advance(d)
+}
+
+// WaitGone waits until no connection called name is open. That one is closed
+// which is not wrapped is noticed by the tracker as the clock moves.
+func (r *Rig) WaitGone(t testing.TB, name string) {
+	t.Helper()
+	WaitUntil(t, "the connections to be closed", func() bool {
+		r.Clock.Advance(time.Second)
+		return len(r.Conns(name)) == 0
+	})
+}
+
 // patience is how far Finds moves the clock: longer than any threshold of the
 // findings that the recipes ask for.
 const patience = 5 * time.Minute
@@ -107,7 +133,7 @@ func (r *Rig) Finds(t testing.TB, kind tcpstate.Kind, name, role, word string) t
 		got := found[i]
 		r.requireNothingBut(t, kind)
 		if word != "" {
-			require.Contains(t, places(got), role+" "+Line(t, word), "sites of\n%v", got)
+			require.Contains(t, places(got), role+" "+Line(t, word), "sites of\n%s", got.String())
 		}
 		shown(kind)
 		return got
@@ -129,12 +155,12 @@ func places(f tcpstate.Finding) []string {
 	return p
 }
 
-// Silent moves the clock by two minutes, more than any threshold of a finding
-// above inventory, and fails the test if anything above inventory was ever
-// reported by this rig.
+// Silent is Rest for two minutes, more than any threshold of a finding above
+// inventory. It fails the test if anything above inventory was ever reported by
+// this rig.
 func (r *Rig) Silent(t testing.TB) {
 	t.Helper()
-	r.Clock.Advance(2 * time.Minute)
+	r.Rest(t, 2*time.Minute)
 	r.requireNothingBut(t, "")
 }
 
@@ -150,7 +176,7 @@ func (r *Rig) requireNothingBut(t testing.TB, kind tcpstate.Kind) {
 	r.observe()
 	for _, f := range all {
 		if f.Kind != kind {
-			t.Fatalf("reported:\n%v", f)
+			t.Fatalf("reported:\n%s", f.String())
 		}
 	}
 }
