@@ -1,14 +1,12 @@
 package goredis
 
 import (
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tcpstate/tcpstate-go/examples/clients/internal/harness"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
@@ -52,11 +50,7 @@ func TestAClientThatIsForgottenIsFound(t *testing.T) {
 			client := New(s.rig.Dialer("cache"), s.options(t))
 			require.NoError(t, client.Ping(t.Context()).Err())
 		}()
-		harness.WaitUntil(t, "the connection to be collected", func() bool {
-			runtime.GC()
-			s.rig.Advance(time.Second)
-			return len(s.rig.Conns("cache")) == 0
-		})
+		s.rig.WaitCollected(t, "cache")
 		s.rig.Finds(t, tcpstate.KindLeakCollected, "cache", "", "")
 	})
 }

@@ -3,6 +3,7 @@ package harness
 import (
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,6 +107,17 @@ func (r *Rig) Rest(t testing.TB, d time.Duration) {
 func (r *Rig) WaitGone(t testing.TB, name string) {
 	t.Helper()
 	WaitUntil(t, "the connections to be closed", func() bool {
+		r.Clock.Advance(time.Second)
+		return len(r.Conns(name)) == 0
+	})
+}
+
+// WaitCollected waits until the garbage collector has found that nobody refers
+// to the connections called name any more.
+func (r *Rig) WaitCollected(t testing.TB, name string) {
+	t.Helper()
+	WaitUntil(t, "the connections to be collected", func() bool {
+		runtime.GC()
 		r.Clock.Advance(time.Second)
 		return len(r.Conns(name)) == 0
 	})

@@ -2,7 +2,6 @@ package harness
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -266,8 +265,9 @@ func accepts(addr string) error {
 	return c.Close()
 }
 
-// speaks returns a check that sends a request and waits for a byte of an answer.
-func speaks(request string) func(addr string) error {
+// speaks returns a check that sends a request and wants an answer that begins
+// with first.
+func speaks(request string, first byte) func(addr string) error {
 	return func(addr string) error {
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err != nil {
@@ -280,9 +280,12 @@ func speaks(request string) func(addr string) error {
 		if _, err := c.Write([]byte(request)); err != nil {
 			return err
 		}
-		n, err := c.Read(make([]byte, 1))
-		if n == 0 {
-			return errors.Join(errors.New("no answer"), err)
+		var got [1]byte
+		if _, err := c.Read(got[:]); err != nil {
+			return err
+		}
+		if got[0] != first {
+			return fmt.Errorf("the answer begins with %q", got[0])
 		}
 		return nil
 	}

@@ -24,7 +24,7 @@ func Redis(t testing.TB, certs *Certs, args ...string) *Server {
 	s.spec.args = append([]string{"--bind", "127.0.0.1", "--dir", s.dir, "--save", "", "--daemonize", "no"}, args...)
 	if certs == nil {
 		s.spec.args = append(s.spec.args, "--port", strconv.Itoa(s.port))
-		s.spec.ready = speaks("PING\r\n")
+		s.spec.ready = speaks("PING\r\n", '+')
 	} else {
 		s.spec.args = append(s.spec.args, "--port", "0", "--tls-port", strconv.Itoa(s.port), "--tls-auth-clients", "no",
 			"--tls-cert-file", s.file(t, "cert.pem", certs.Cert), "--tls-key-file", s.file(t, "key.pem", certs.Key),
@@ -54,9 +54,9 @@ func Postgres(t testing.TB, certs *Certs, settings ...string) *Server {
 		s.spec.args = append(s.spec.args, "-c", set)
 	}
 	s.spec.quit = syscall.SIGINT
-	// SSLRequest (protocol documentation, 55.7): one byte comes back as soon as
-	// backends are started.
-	s.spec.ready = speaks("\x00\x00\x00\x08\x04\xd2\x16\x2f")
+	// StartupMessage (protocol documentation, 55.7), answered by an R for
+	// authentication; before the server is up, by an E.
+	s.spec.ready = speaks("\x00\x00\x00\x17\x00\x03\x00\x00user\x00postgres\x00\x00", 'R')
 	s.Start(t)
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -37,6 +38,20 @@ func (tap *Tap) Conns() []net.Conn {
 	tap.mu.Lock()
 	defer tap.mu.Unlock()
 	return append([]net.Conn(nil), tap.conns...)
+}
+
+// UserTimeout is a Control hook of net.Dialer that sets TCP_USER_TIMEOUT, as an
+// application does that wants to learn of dead peers.
+func UserTimeout(d time.Duration) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if failed := c.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+		}); failed != nil {
+			return failed
+		}
+		return err
+	}
 }
 
 // SocketOptions is what a client may have set on its socket: times in seconds,
