@@ -1,12 +1,23 @@
 package harness
 
 import (
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if err := removeTemplates(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 func TestEveryServerStartsAndRestarts(t *testing.T) {
 	certs := NewCerts(t)

@@ -60,6 +60,10 @@ func Kept(t testing.TB) {
 // the tests ran.
 func Main(m *testing.M) {
 	code := m.Run()
+	if err := removeTemplates(); err != nil {
+		fmt.Fprintln(os.Stderr, "harness:", err)
+		code = 1
+	}
 	if partial := flag.Lookup("test.run").Value.String() != "" || flag.Lookup("test.list").Value.String() != "" ||
 		flag.Lookup("test.skip").Value.String() != ""; code == 0 && !partial {
 		if err := check(); err != nil {

@@ -41,8 +41,9 @@ func Postgres(t testing.TB, certs *Certs, settings ...string) *Server {
 	t.Helper()
 	bin := postgresBin(t)
 	s := newServer(t, "postgres")
-	data := filepath.Join(s.dir, "data")
-	s.run(t, filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-instructions", "-E", "UTF8", "--locale=C")
+	data := s.template(t, "postgres", func(data string) {
+		s.run(t, filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-instructions", "-E", "UTF8", "--locale=C")
+	})
 	s.spec.binary = filepath.Join(bin, "postgres")
 	s.spec.args = []string{"-D", data, "-p", strconv.Itoa(s.port), "-k", s.dir}
 	settings = append([]string{"listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=16MB", "autovacuum=off"}, settings...)
@@ -79,12 +80,13 @@ func MariaDB(t testing.TB, certs *Certs, args ...string) *Server {
 	install := need(t, "mariadb-install-db", "mariadb-server")
 	s := newServer(t, "mysql")
 	s.spec.binary = need(t, "mariadbd", "mariadb-server")
-	data := filepath.Join(s.dir, "data")
-	s.run(t, install, "--no-defaults", "--datadir="+data, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")
+	data := s.template(t, "mariadb", func(data string) {
+		s.run(t, install, "--no-defaults", "--datadir="+data, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", "--innodb-log-file-size=8M")
+	})
 	s.spec.args = append([]string{
 		"--no-defaults", "--datadir=" + data, "--bind-address=127.0.0.1", "--port=" + strconv.Itoa(s.port),
 		"--socket=" + filepath.Join(s.dir, "sock"), "--pid-file=" + filepath.Join(s.dir, "pid"), "--skip-name-resolve",
-		"--innodb-buffer-pool-size=16M", "--innodb-flush-log-at-trx-commit=0",
+		"--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0",
 	}, args...)
 	if certs != nil {
 		s.spec.args = append(s.spec.args, "--ssl-ca="+s.file(t, "ca.pem", certs.CA),
