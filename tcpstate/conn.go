@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/tcpstate/tcpstate-go/internal/sites"
 )
 
 // Conn is a tracked TCP connection. It embeds the connection it tracks, so
@@ -63,8 +65,24 @@ func (c *Conn) Read(b []byte) (int, error) {
 	if c.e == nil {
 		return c.TCPConn.Read(b)
 	}
-	c.e.entered()
+	if c.e.entered() {
+		return c.readLent(b)
+	}
 	n, err := c.TCPConn.Read(b)
+	if err != nil {
+		c.e.readEnded(err)
+	}
+	return n, err
+}
+
+// readLent is Read on a connection of a pool that does not tell who has it: the
+// last line to read from it is the best answer there is.
+func (c *Conn) readLent(b []byte) (int, error) {
+	l := c.e.lent.Load()
+	l.line.Store(uint32(sites.Capture(2)))
+	l.reading.Add(1)
+	n, err := c.TCPConn.Read(b)
+	l.reading.Add(-1)
 	if err != nil {
 		c.e.readEnded(err)
 	}

@@ -29,7 +29,8 @@ type entry struct {
 	readEpoch atomic.Uint64 // epoch of the last Read; 0 never, or a mark below
 	moved     atomic.Uint64 // epoch of the last Usage.Progress
 	flags     atomic.Uint32
-	copying   atomic.Int32 // io.Copy calls that read from this connection now
+	copying   atomic.Int32         // io.Copy calls that read from this connection now
+	lent      atomic.Pointer[lent] // nil: it is of no pool that has to be asked; never nil again
 
 	// Immutable after Track, but for target, which mu guards.
 	born          time.Time
@@ -178,19 +179,37 @@ const (
 	markFirst        = markErr // marks are at or above
 )
 
-// entered notes that the application reads.
-func (e *entry) entered() {
-	if ep := e.t.epoch.Load(); e.readEpoch.Load() != ep {
-		e.enteredIn(ep)
-	}
+// everyRead is a bit in readEpoch by which it never equals the present epoch:
+// so every Read of a connection that is lent takes the way of the first one in
+// an epoch, and those of all others pay nothing for the question.
+const everyRead uint64 = 1 << 62
+
+// entered notes that the application reads. It reports whether the connection is
+// lent by a pool that does not tell to whom.
+func (e *entry) entered() (lent bool) {
+	ep := e.t.epoch.Load()
+	return e.readEpoch.Load() != ep && e.enteredIn(ep)
 }
 
 // enteredIn is apart so that the compiler inlines entered.
-func (e *entry) enteredIn(epoch uint64) {
+func (e *entry) enteredIn(epoch uint64) (lent bool) {
 	if e.readEpoch.Load() == 0 {
 		e.firstRead()
 	}
+	if lent = e.lent.Load().noted(); lent {
+		epoch |= everyRead
+	}
 	e.readEpoch.Store(epoch)
+	return lent
+}
+
+// lastRead returns the epoch of the last Read, 0 for none, or a mark.
+func (e *entry) lastRead() uint64 {
+	re := e.readEpoch.Load()
+	if re < markFirst {
+		re &^= everyRead
+	}
+	return re
 }
 
 // readEnded notes the error of a Read.

@@ -42,10 +42,7 @@ func resets(k Kind, l reset) func(*Finding) {
 	return func(f *Finding) {
 		l.at, l.e = int64(30*time.Second), &entry{id: f.Subject.ID, local: tcpAddrOf(f.Subject.Local), remote: tcpAddrOf(f.Subject.Remote)}
 		r := resetRecord{key: resetKey{kind: k, role: f.Subject.Role}, total: 41, latest: l}
-		for i := range 4 {
-			r.idle[i] = time.Minute + time.Duration(i)*100*time.Millisecond
-		}
-		r.idles = 4
+		r.limit = time.Minute
 		switch k {
 		case KindResetByUsUnread, KindResetByUsLinger:
 			r.thing.kind = SubjectSite

@@ -11,4 +11,11 @@ var poolExamples = []exampleRow{
 		f.Evidence.note("ever", "512")
 	})},
 	{"not_returned", example(KindLeakNotReturned, Client, stuckFor(45*time.Second), use("checkout", false))},
+	{"not_returned_by_foreign_pool", example(KindLeakNotReturned, Client, stuckFor(45*time.Second), func(f *Finding) {
+		f.Sites[0].Role = "last use"
+		f.Evidence.DataIn, f.Evidence.DataOut = Duration(3*time.Minute), Duration(3*time.Minute)
+		f.Evidence.note(noteLentOut, "16 of 16")
+		f.Evidence.note("waits so far", "2,301")
+	})},
+	{"idle_in_pool_limit", example(KindCloseWaitIdleInPool, Client, many(5, 0), func(f *Finding) { f.Evidence.idleLimit(time.Minute) })},
 }

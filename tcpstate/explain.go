@@ -175,6 +175,20 @@ func (s *story) idleInPool() {
 	default:
 		s.say("the connection ended %s ago (%s) while it lay idle; whoever takes it next finds it dead.", s.ev.Died, how)
 	}
+	s.idleLimit()
+}
+
+// idleLimit says after which idle time the server closes, and what follows.
+func (s *story) idleLimit() {
+	limit := time.Duration(s.ev.IdleLimit)
+	if limit <= 0 {
+		return
+	}
+	s.say("It closes connections that lie idle for about %s.", age(limit))
+	s.f.Fix = fmt.Sprintf("set the pool's idle limit (ConnMaxIdleTime, IdleConnTimeout) to %s", age(below(limit)))
+	if s.f.Kind == KindResetReuseAfterFIN {
+		s.f.Fix += ", and check connections at checkout"
+	}
 }
 
 func (s *story) collected() {

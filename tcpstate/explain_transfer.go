@@ -100,6 +100,11 @@ func (s *story) poolPerCall() {
 }
 
 func (s *story) notReturned() {
+	if out := s.fact(noteLentOut); out != "" && !s.sub.UseOpen {
+		s.say("%s connections of its pool are lent out, and somebody has had to wait; this one has moved no byte for %s.", out, min(s.ev.DataIn, s.ev.DataOut))
+		s.say("The line is the last one that read from it.")
+		return
+	}
 	s.say("was taken out of its pool %s ago, has moved no byte for %s, and others wait for a connection.", s.sub.UseFor, age(s.f.Age()))
 }
 

@@ -141,6 +141,10 @@ type Evidence struct {
 	SendWindow uint32 `json:"send_window,omitempty"` // the peer's, in bytes
 	NoWindow   bool   `json:"no_window,omitempty"`   // it is smaller than a segment
 
+	// IdleLimit is the idle time after which the peer closes connections, as
+	// estimated from those that it has closed; 0: not known.
+	IdleLimit Duration `json:"idle_limit,omitempty"`
+
 	// GivesUpAt is when the kernel ends the connection by itself; zero: not known.
 	GivesUpAt time.Time `json:"gives_up_at,omitzero"`
 

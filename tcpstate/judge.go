@@ -38,6 +38,8 @@ type judgement struct {
 	tunnels   tunnelTable
 	process   processChore
 	pooling   poolingChore
+	polls     pollTable
+	idle      idleTable
 	probes    pooledProbes
 	paths     pathWatch
 
@@ -324,8 +326,10 @@ func (t *Tracker) forgetFindings() {
 	j.news, j.suspects, j.spare, j.spareEnds, j.unarmed = nil, nil, nil, nil, 0
 	j.closing.hangUp()
 	j.closing = closingChore{}
+	j.idle = nil
 	t.count.lingering.Store(0)
 	j.tunnels.forget()
+	j.polls.forget()
 	if j.late != nil {
 		j.late.Stop()
 	}

@@ -195,9 +195,7 @@ func (s *story) reuseAfterFIN() {
 	if a := s.fact("age of the FIN"); a != "" {
 		s.say("The FIN had been there for %s by then.", a)
 	}
-	if l := s.fact("server closes after"); l != "" {
-		s.say("It closes connections that lie idle for %s.", l)
-	}
+	s.idleLimit()
 	if s.f.Severity >= Warning {
 		s.f.Title = "the pool hands out connections that the server has closed"
 		s.say("It happens again and again, each time long enough after the FIN to be noticed before.")

@@ -20,6 +20,7 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	if f := t.seam.looked; f != nil {
 		f(e.id, flags)
 	}
+	byEvent := flags != 0
 	flags |= s.flags
 	if s.err != nil {
 		t.judge.noInfo(s.err)
@@ -66,7 +67,10 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	if next.fin && sus.finAt == 0 {
 		sus.finAt = cmp.Or(sus.deadAt, now) // of a clean end it is known only later
 		sus.finFresh, sus.finSent = s.sample.ok && !next.dead, s.sample.bytesSent
-		sus.finIdle = min(s.sample.dataSent, s.sample.dataRecv)
+		sus.finIdle = s.sample.idleBefore()
+		if byEvent && sus.finFresh && e.liesIdle(&s.sample, &seen) {
+			t.judge.idle.note(e, sus.finIdle, now)
+		}
 	}
 	if next.dead && sus.deadAt == 0 {
 		sus.deadAt = now
@@ -79,6 +83,15 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	sus.sample, sus.sampledAt = s.sample, now
 	e.setState(s.sample.state)
 	t.judgeEntry(e, now, &seen)
+}
+
+// liesIdle reports whether e lies in a pool, or looks like it, as a FIN is
+// noticed.
+func (e *entry) liesIdle(s *sample, seen *observation) bool {
+	if e.role != Client || seen.using || e.copying.Load() > 0 {
+		return false
+	}
+	return s.complete() || seen.expect.Pooled || e.lent.Load().mayBeIdle()
 }
 
 // observation is what a look found in the entry, beside the sample.
@@ -145,7 +158,7 @@ func shownState(h history, s State) State {
 // acknowledged, bytes that the application took, a Read, or what a use told.
 // Where the kernel does not count bytes, anything sent or received is progress.
 func (sus *suspicion) progress(e *entry, s *sample, now int64) {
-	re, moved := e.readEpoch.Load(), e.moved.Load()
+	re, moved := e.lastRead(), e.moved.Load()
 	if !s.ok {
 		return
 	}
@@ -181,7 +194,7 @@ func (sus *suspicion) used(uses uint32, using bool, now int64) {
 func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 	sus, expect, readErr := e.sus, &seen.expect, seen.readErr
 	cfg := t.cfg.Load()
-	re := e.readEpoch.Load()
+	re := e.lastRead()
 	f := facts{
 		now: now, born: int64(e.born.Sub(t.base)), role: e.role, blind: e.flags.Load()&flagWrapped == 0,
 		hist:  sus.hist,
@@ -198,7 +211,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		using:     seen.using,
 		expect:    expect,
 		near:      e.t.seam.near(e.remote.IP),
-		pooled:    expect.Pooled,
+		pooled:    expect.Pooled || e.lent.Load().mayBeIdle(),
 		halfClose: expect.HalfClose,
 		halfAt:    sus.halfAt, heardAt: sus.heardAt,
 		limits: &cfg.limits,

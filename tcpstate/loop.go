@@ -112,6 +112,7 @@ func (t *Tracker) loop(before, done chan struct{}) {
 			p = t.goBlind(err)
 			t.disarmAll()
 		}
+		t.poll()
 		wait = t.pass(evs)
 		if c := t.seam.clock; c != nil {
 			c.Passed()
@@ -292,7 +293,7 @@ func (t *Tracker) panicked(r any) {
 func (j *judgement) next(now int64) time.Duration {
 	a := &j.agenda
 	at := min(a.sweep, now+int64(time.Hour))
-	for _, d := range []int64{a.suspects, a.remind, j.nextChore()} {
+	for _, d := range []int64{a.suspects, a.remind, j.nextChore(), j.polls.next()} {
 		if d != 0 {
 			at = min(at, d)
 		}

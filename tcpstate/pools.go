@@ -218,6 +218,6 @@ func (f *facts) notReturned() verdict {
 		return verdict{}
 	}
 	moved := f.now - int64(min(f.sample.dataRecv, f.sample.dataSent))
-	from := max(f.wait.missed, moved)
+	from := max(f.wait.missed, moved, f.progressAt)
 	return f.after(from+int64(f.limits.Borrowed), verdict{kind: KindLeakNotReturned, since: from})
 }

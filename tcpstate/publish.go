@@ -131,6 +131,12 @@ func (e *entry) describe(t *Tracker, f *finding, s *subscriber, now int64, pub *
 	if sample.ok {
 		ev.sampled(&sample, sus.hist.fin, Duration(max(now-sampledAt, 0)))
 	}
+	switch f.kind {
+	case KindLeakNotReturned:
+		e.lent.Load().evidence(ev)
+	case KindCloseWaitIdleInPool:
+		ev.idleLimit(t.judge.idle.limit(e))
+	}
 	e.describePath(t, f, pub, now)
 }
 
@@ -153,7 +159,7 @@ func (ev *Evidence) ages(t *Tracker, e *entry, sus *suspicion, readEnd uint64, n
 	}
 	ev.PeerFIN, ev.Died = since(sus.finAt), since(sus.deadAt)
 	ev.ReadsSeen = e.flags.Load()&flagWrapped != 0
-	re := e.readEpoch.Load()
+	re := e.lastRead()
 	ev.EverRead = re != 0
 	if re >= markFirst {
 		re = readEnd
@@ -224,6 +230,9 @@ func (e *entry) rankLocked(k Kind, hide []string) []rankedSite {
 	} else if u := e.lastUse; u != nil {
 		use = rankedSite{role: "last use", id: u.site}
 		handler = rankedSite{role: "last use", id: u.handler}
+	}
+	if id := e.lent.Load().site(); id != 0 && e.uses == nil {
+		use = rankedSite{role: "last use", id: id}
 	}
 	eof, failed := rankedSite{role: "eof", id: e.eofSite}, rankedSite{role: "error", id: e.errSite}
 

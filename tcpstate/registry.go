@@ -81,6 +81,7 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry
 			return other
 		}
 	}
+	t.judge.polls.lends(e)
 	runtime.KeepAlive(c) // not collected before it is registered
 	if e.flags.Load()&flagClosed != 0 {
 		return nil
@@ -234,6 +235,7 @@ func (t *Tracker) ended(e *entry) {
 	t.count.closed.Add(1)
 	e.series.closed.Add(1)
 	e.listener.closed()
+	e.unlend()
 	t.judge.dialing.closed(t, e)
 	if t.depart(e) {
 		e.release()

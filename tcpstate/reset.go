@@ -2,7 +2,6 @@ package tcpstate
 
 import (
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 
@@ -160,7 +159,6 @@ type reset struct {
 	in, out        uint64
 	unread, unsent int
 	idle           time.Duration // before the last write, or else before the end; negative: not known
-	finIdle        time.Duration // until the peer's FIN; negative: not known
 	finAge         time.Duration // of the FIN at the last write; negative: not known
 }
 
@@ -206,13 +204,12 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 	if p.hist.fin && r.in > 0 {
 		r.in-- // the kernel counts the FIN
 	}
-	r.idle, r.finIdle, r.finAge = -1, -1, -1
+	r.idle, r.finAge = -1, -1
 	switch {
 	case r.kind == KindResetReuseAfterFIN:
 		if p.finSeen {
 			r.finAge = time.Duration(max(sampledAt-int64(s.dataSent)-sus.finAt, 0))
-			r.finIdle = sus.finIdle
-			r.idle = r.finIdle + r.finAge
+			r.idle = sus.finIdle + r.finAge
 		}
 		r.repeats = r.finAge >= staleFIN
 	case r.cause == "after_idle":
@@ -243,8 +240,7 @@ type resetRecord struct {
 	total  uint64
 	latest reset
 	recent [severalResets]int64 // when those came that count for a warning, oldest first
-	idle   [8]time.Duration     // how long connections lay idle until the peer's FIN came
-	idles  int
+	limit  time.Duration        // after which the server closes idle connections, as far as is known; 0: it is not
 
 	count, warning *finding
 	warnedAt       int64
@@ -265,9 +261,8 @@ func (tab *resetTable) add(t *Tracker, seen reset, now int64) {
 	r.fresh++
 	r.total++
 	r.latest = seen
-	if seen.finIdle >= 0 {
-		r.idle[r.idles%len(r.idle)] = seen.finIdle
-		r.idles++
+	if seen.kind == KindResetReuseAfterFIN {
+		r.limit = t.judge.idle.limit(seen.e)
 	}
 	if seen.repeats {
 		copy(r.recent[:], r.recent[1:])
@@ -470,9 +465,7 @@ func (r *resetRecord) evidence(pub *Finding, now int64) {
 			ev.note("idle at reuse", age(l.idle))
 			ev.note("age of the FIN", age(l.finAge))
 		}
-		if limit, ok := r.idleLimit(); ok {
-			ev.note("server closes after", "about "+age(limit))
-		}
+		ev.idleLimit(r.limit)
 	default:
 		if l.idle >= time.Second {
 			ev.note("idle before", age(l.idle))
@@ -481,19 +474,4 @@ func (r *resetRecord) evidence(pub *Finding, now int64) {
 	if r.thing.kind != SubjectSite {
 		ev.note("conn", strconv.FormatUint(l.e.id, 10))
 	}
-}
-
-// idleLimit estimates after which idle time the server closes: what connections
-// had in common that it closed.
-func (r *resetRecord) idleLimit() (time.Duration, bool) {
-	n := min(r.idles, len(r.idle))
-	if n < severalResets {
-		return 0, false
-	}
-	some := slices.Sorted(slices.Values(r.idle[:n]))
-	least, most := some[0], some[n-1]
-	if least < time.Second || most-least > max(least/5, 500*time.Millisecond) {
-		return 0, false // it has other reasons
-	}
-	return least, true
 }

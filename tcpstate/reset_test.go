@@ -78,31 +78,6 @@ func TestAResetIsExplainedByWhatWasSeenBefore(t *testing.T) {
 	}
 }
 
-func TestTheServersIdleLimitIsWhatItsClosesHaveInCommon(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		idle []time.Duration
-		want time.Duration
-	}{
-		{"too few", []time.Duration{time.Minute, time.Minute}, 0},
-		{"a limit", []time.Duration{61 * time.Second, time.Minute, 60100 * time.Millisecond}, time.Minute},
-		{"restarts", []time.Duration{2 * time.Second, time.Minute, 10 * time.Second}, 0},
-		{"in use", []time.Duration{time.Millisecond, time.Millisecond, time.Millisecond}, 0},
-		{"the latest count", []time.Duration{time.Hour, 5 * time.Second, 5 * time.Second, 5 * time.Second, 5 * time.Second, 5 * time.Second, 5 * time.Second, 5 * time.Second, 5 * time.Second}, 5 * time.Second},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			var r resetRecord
-			for _, d := range tt.idle {
-				r.idle[r.idles%len(r.idle)] = d
-				r.idles++
-			}
-			got, ok := r.idleLimit()
-			require.Equal(t, tt.want, got)
-			require.Equal(t, tt.want != 0, ok)
-		})
-	}
-}
-
 func TestRecordsOfResetsAreBounded(t *testing.T) {
 	d := newDocket(t, Config{})
 	tab := &d.tr.judge.closing.resets

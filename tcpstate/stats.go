@@ -15,6 +15,7 @@ type counters struct {
 	dials, dialErrors atomic.Uint64
 	unwatched         atomic.Uint64
 	dialsMissed       atomic.Uint64
+	poolsMissed       atomic.Uint64
 	sweeps            atomic.Uint64
 	sweepNanos        atomic.Int64
 	muted, queueFull  atomic.Uint64
@@ -52,6 +53,7 @@ type Stats struct {
 	Overflow    uint64 // findings in groups of their kind, because there were too many lines
 	Panics      uint64 // panics of observers that were caught
 	DialsMissed uint64 // dials, or their addresses, that there was no room to judge
+	PoolsMissed uint64 // pools that there was no room to ask
 	Unwatched   uint64 // times tracking could only count, because time was not real (testing/synctest)
 }
 
@@ -68,8 +70,8 @@ func (t *Tracker) Stats() Stats {
 		Muted:     c.muted.Load(), QueueFull: c.queueFull.Load(), Overflow: c.groupsFull.Load(),
 		RateLimited: c.rateLimited.Load(),
 		Closing:     int(c.lingering.Load()), Unfollowed: c.unfollowed.Load(),
-		DialsMissed: c.dialsMissed.Load(),
-		Panics:      c.panics.Load(), Unwatched: c.unwatched.Load(),
+		DialsMissed: c.dialsMissed.Load(), PoolsMissed: c.poolsMissed.Load(),
+		Panics: c.panics.Load(), Unwatched: c.unwatched.Load(),
 	}
 	s.Closed = c.closed.Load()
 	for i := range c.findings {

@@ -81,5 +81,15 @@ func unknownEvidence() Evidence {
 	}
 }
 
+// idleLimit says after which idle time the peer closes, if that is known.
+func (ev *Evidence) idleLimit(d time.Duration) {
+	if d > 0 {
+		ev.IdleLimit = Duration(d)
+		ev.note(noteIdleLimit, "about "+age(d))
+	}
+}
+
+const noteIdleLimit = "server closes after"
+
 // note adds a fact to be shown.
 func (ev *Evidence) note(name, value string) { ev.Notes = append(ev.Notes, Note{name, value}) }

@@ -34,7 +34,7 @@ func (o *openLook) unread() bool {
 	if o.queues {
 		return s.recvQueue > 0
 	}
-	re := e.readEpoch.Load()
+	re := e.lastRead()
 	if re == 0 || re >= markFirst || e.flags.Load()&flagWrapped == 0 {
 		return true
 	}
@@ -50,7 +50,7 @@ func (f *facts) transferVerdict() verdict {
 	}
 	return f.first(
 		(*facts).unresponsive, (*facts).peerNotReading, (*facts).deadProbes, (*facts).noResponse,
-		(*facts).peerSilent, (*facts).notReading, (*facts).notReturned, (*facts).unverifiable,
+		(*facts).peerSilent, (*facts).notReturned, (*facts).notReading, (*facts).unverifiable,
 	)
 }
 

@@ -270,6 +270,9 @@ func (e *entry) waitLocked(x *Expect) answerWait {
 			w.missed = w.begun
 		}
 	}
+	if w.missed == 0 && e.flags.Load()&flagWrapped != 0 {
+		w.missed = e.lent.Load().missed()
+	}
 	return w
 }
 
