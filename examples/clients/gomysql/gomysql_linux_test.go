@@ -29,6 +29,7 @@ type setup struct {
 
 // both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
+	t.Parallel()
 	certs := harness.NewCerts(t)
 	for name, overTLS := range map[string]bool{"plain": false, "TLS": true} {
 		t.Run(name, func(t *testing.T) {

@@ -30,6 +30,7 @@ type setup struct {
 
 // both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
+	t.Parallel()
 	certs := harness.NewCerts(t)
 	for name, ssl := range map[string]string{"plain": "disable", "TLS": "verify-full&sslrootcert=" + certs.CAFile} {
 		t.Run(name, func(t *testing.T) {
