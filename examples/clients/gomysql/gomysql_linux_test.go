@@ -35,7 +35,6 @@ func both(t *testing.T, f func(t *testing.T, s *setup)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := &setup{t: t, srv: harness.MariaDB(t, certs), rig: harness.New(t), tls: overTLS, cert: certs}
-			s.rig.Clock.Pace(100) // whether a byte moves is asked of the kernel
 			s.path = harness.NewPath(t, s.srv.Addr())
 			f(t, s)
 		})
