@@ -162,8 +162,8 @@ func TestADeadIdleConnectionIsReplacedBeforeItIsUsed(t *testing.T) {
 		_, err := db.ExecContext(t.Context(), "do 1") // a driver without the check fails: it cannot know whether this ran
 		require.NoError(t, err)
 		require.Equal(t, 2, s.path.Made())
-		require.Empty(t, s.rig.Tracker.Counted(), "nothing was written to the dead connection")
 		s.rig.Silent(t)
+		require.Empty(t, s.rig.Tracker.Counted(), "nothing was written to the dead connection")
 		harness.Kept(t)
 	})
 }

@@ -166,6 +166,9 @@ func TestAQueryOverADeadIdleConnectionIsRepeated(t *testing.T) {
 		require.Equal(t, bareErr, err)
 		require.NoError(t, err)
 		s.rig.Silent(t)
+		counted := s.rig.Tracker.Counted()
+		require.Len(t, counted, 1)
+		require.Equal(t, tcpstate.KindResetReuseAfterFIN, counted[0].Kind)
 		harness.Kept(t)
 	})
 }
