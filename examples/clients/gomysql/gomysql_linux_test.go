@@ -163,7 +163,7 @@ func TestADeadIdleConnectionIsReplacedBeforeItIsUsed(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 2, s.path.Made())
 		s.rig.Silent(t)
-		require.Empty(t, s.rig.Tracker.Counted(), "nothing was written to the dead connection")
+		require.Empty(t, s.rig.Tracker.Counted(), "nothing was asked over the dead connection, the goodbye of the driver does not count")
 		harness.Kept(t)
 	})
 }

@@ -126,12 +126,8 @@ func TestADeadIdleConnectionIsNoticedBeforeItIsUsed(t *testing.T) {
 		}
 		require.NoError(t, client.Ping(t.Context()).Err())
 		s.rig.Silent(t)
-		counted := s.rig.Tracker.Counted()
 		if s.tls == nil {
-			require.Empty(t, counted, "nothing was written to the dead connection")
-		} else {
-			require.Len(t, counted, 1)
-			require.Equal(t, tcpstate.KindResetReuseAfterFIN, counted[0].Kind)
+			require.Empty(t, s.rig.Tracker.Counted(), "nothing was asked over the dead connection")
 		}
 	})
 }
