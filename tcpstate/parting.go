@@ -31,6 +31,7 @@ type parting struct {
 
 	finSeen bool          // and when nothing else had happened yet
 	finSent uint64        // bytes sent by then
+	goodbye bool          // what was sent later was: nobody read, and Close came at once
 	young   time.Duration // from birth to death
 
 	http        bool          // it is used for HTTP: a request is longer than a goodbye
@@ -107,7 +108,7 @@ func (p *parting) received() (k Kind, cause string, repeats bool) {
 			return "", "", false // it had closed before
 		case p.reusedAfter > 0 && p.lost() && (!p.finSeen || !wrote):
 			return KindResetReuseAfterFIN, causeCrossed, false
-		case !wrote || p.http && !p.lost():
+		case !wrote || p.goodbye || p.http && !p.lost():
 			return "", "", false
 		}
 		return KindResetReuseAfterFIN, "", true

@@ -17,6 +17,9 @@ const (
 	// staleFIN is how long the peer's FIN must have been there for a write
 	// after it to be avoidable: less is a race that nobody can win.
 	staleFIN = 100 * time.Millisecond
+	// atOnce is how much time passes at most between a goodbye, such as MySQL's
+	// COM_QUIT, PostgreSQL's Terminate or a close_notify, and the Close after it.
+	atOnce = 10 * time.Millisecond
 	// resetWindow is the time in which severalResets are worth a warning.
 	resetWindow   = int64(time.Minute)
 	severalResets = 3
@@ -92,6 +95,7 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 			r.at = min(r.at, sus.deadAt)
 		}
 		p.finSeen, p.finSent = sus.finFresh, sus.finSent
+		p.goodbye = p.finSeen && e.saidGoodbye(sus)
 	}
 	p.young = time.Duration(r.at - int64(e.born.Sub(t.base)))
 	r.kind, r.cause, r.repeats = p.reset()
@@ -123,6 +127,15 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 		r.idle = max(min(s.dataRecv, s.dataSent)-time.Duration(sampledAt-r.at), 0)
 	}
 	return r, true
+}
+
+// saidGoodbye reports whether what the application wrote after the peer's FIN was
+// the goodbye of its protocol: it waited for no answer and closed at once. A
+// driver that finds its idle connection dead does so. The caller holds mu.
+func (e *entry) saidGoodbye(sus *suspicion) bool {
+	s, end := e.final(), int64(e.end.at.Sub(e.t.base))
+	return e.flags.Load()&flagWrapped != 0 && e.lastRead() == sus.finRead && s.ok && s.dataSent < atOnce &&
+		(sus.deadAt == 0 || end-sus.deadAt < int64(atOnce))
 }
 
 // resetKey is what the resets of a record share.
