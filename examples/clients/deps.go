@@ -11,8 +11,6 @@ import (
 	_ "github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/lib/pq"
 	_ "github.com/mochi-mqtt/server/v2"
-	_ "github.com/nats-io/nats-server/v2/server"
-	_ "github.com/nats-io/nats.go"
 	_ "github.com/rabbitmq/amqp091-go"
 	_ "github.com/redis/go-redis/v9"
 	_ "github.com/stretchr/testify/require"
