@@ -146,6 +146,7 @@ type suspicion struct {
 	finFresh bool
 	finSent  uint64        // bytes sent
 	finIdle  time.Duration // since anything was sent or came
+	finRead  uint64        // lastRead
 
 	// In FIN-WAIT-2, with the descriptor held.
 	halfAt, heardAt int64 // seen first, last byte that came since

@@ -67,7 +67,7 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	if next.fin && sus.finAt == 0 {
 		sus.finAt = cmp.Or(sus.deadAt, now) // of a clean end it is known only later
 		sus.finFresh, sus.finSent = s.sample.ok && !next.dead, s.sample.bytesSent
-		sus.finIdle = s.sample.idleBefore()
+		sus.finIdle, sus.finRead = s.sample.idleBefore(), e.lastRead()
 		if byEvent && sus.finFresh && e.liesIdle(&s.sample, &seen) {
 			t.judge.idle.note(e, sus.finIdle, now)
 		}

@@ -2,9 +2,12 @@
 package goredis
 
 import (
+	"time"
+
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tcpstate/tcpstate-go/dialer"
+	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
 // New returns a client whose connections are dialed by go-redis as ever, with
@@ -12,4 +15,22 @@ import (
 func New(d *dialer.Dialer, opt *redis.Options) *redis.Client {
 	opt.Dialer = d.Wrap(redis.NewDialer(opt))
 	return redis.NewClient(opt)
+}
+
+// WatchPool tells tracker how many connections called name the pool of client has
+// and how many are missed, until stop is called, so that one that is kept is
+// found. Subscriptions have connections beside the pool: make them with another
+// client, of another name. Below TLS it is not seen who has a connection.
+func WatchPool(tracker *tcpstate.Tracker, name string, client *redis.Client) (stop func()) {
+	return tracker.WatchPool(tcpstate.Origin{Name: name}, func() (tcpstate.PoolStats, bool) {
+		s := client.PoolStats()
+		return tcpstate.PoolStats{
+			Idle: int(s.IdleConns), Used: int(s.TotalConns) - int(s.IdleConns), Max: client.Options().PoolSize,
+			Pending: int(s.PendingRequests), Timeouts: int(s.Timeouts),
+			Waits:    tcpstate.PoolTimes{Count: int(s.WaitCount), Time: time.Duration(s.WaitDurationNs)},
+			Uses:     tcpstate.PoolTimes{Count: -1},
+			Creates:  tcpstate.PoolTimes{Count: -1},
+			Database: true,
+		}, true
+	})
 }

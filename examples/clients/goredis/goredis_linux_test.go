@@ -28,6 +28,7 @@ type setup struct {
 
 // both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
+	t.Parallel()
 	certs := harness.NewCerts(t)
 	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
 		t.Run(name, func(t *testing.T) {
@@ -125,6 +126,9 @@ func TestADeadIdleConnectionIsNoticedBeforeItIsUsed(t *testing.T) {
 		}
 		require.NoError(t, client.Ping(t.Context()).Err())
 		s.rig.Silent(t)
+		if s.tls == nil {
+			require.Empty(t, s.rig.Tracker.Counted(), "nothing was asked over the dead connection")
+		}
 	})
 }
 

@@ -30,12 +30,12 @@ type setup struct {
 
 // both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
+	t.Parallel()
 	certs := harness.NewCerts(t)
 	for name, ssl := range map[string]string{"plain": "disable", "TLS": "verify-full&sslrootcert=" + certs.CAFile} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := &setup{t: t, srv: harness.Postgres(t, certs), rig: harness.New(t)}
-			s.rig.Clock.Pace(100) // whether a byte moves is asked of the kernel
 			require.NoError(t, s.rig.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, Hide) }))
 			s.path = harness.NewPath(t, s.srv.Addr())
 			s.url = fmt.Sprintf("postgres://postgres@%s/postgres?connect_timeout=30&sslmode=%s", s.path.Addr(), ssl)
