@@ -19,6 +19,7 @@ import (
 // franz-go refuses kgo.DialTLSConfig and kgo.DialTimeout next to this.
 func New(d *dialer.Dialer, tracker *tcpstate.Tracker, config *tls.Config, opts ...kgo.Opt) (*kgo.Client, error) {
 	watched := *d
+	watched.Expect.Pooled = true // franz-go reads a connection only while it awaits an answer
 	if watched.NetDialer == nil {
 		watched.NetDialer = &net.Dialer{Timeout: 10 * time.Second}
 	}

@@ -17,10 +17,12 @@ import (
 // has a cfg of its own.
 //
 // sarama asks each *net.TCPConn that it holds for errors, and replaces the dead
-// ones: hence NoWrap.
+// ones: hence NoWrap. It reads a connection only while it awaits an answer: what
+// the broker ends meanwhile lies as in a pool, hence Pooled.
 func Watch(d *dialer.Dialer, tracker *tcpstate.Tracker, cfg *sarama.Config) {
 	watched := *d
 	watched.NoWrap = true
+	watched.Expect.Pooled = true
 	if watched.NetDialer == nil {
 		watched.NetDialer = &net.Dialer{Timeout: cfg.Net.DialTimeout, KeepAlive: cfg.Net.KeepAlive, LocalAddr: cfg.Net.LocalAddr}
 	}

@@ -2,6 +2,7 @@ package sarama
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -105,10 +106,10 @@ func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 		s.rig.Rest(t, time.Minute)
 		s.broker.Restart()
 		use()
-		s.rig.Rest(t, time.Minute)
+		s.rig.Advance(time.Minute) // the connection to the seed broker lies dead
 		s.broker.Path.Reset()
 		use()
-		s.rig.Silent(t)
+		s.rig.Advance(2 * time.Minute)
 		require.NoError(t, messages.Close())
 		require.NoError(t, consumer.Close())
 		require.NoError(t, producer.Close())
@@ -164,63 +165,68 @@ func TestAProducerWhoseBrokerVanishedIsFound(t *testing.T) {
 }
 
 // A broker that hangs acknowledges: it is found if the dialer declares how long
-// an answer may take: longer than Consumer.MaxWaitTime, for which a fetch waits
-// there.
+// an answer may take. Of a consumer, which asks again as soon as it is answered,
+// the kernel does not tell which was last.
 func TestABrokerThatHangsIsFoundWithinADeclaredSilence(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		s.rig.Clock.Pace(20)
 		d := s.rig.Dialer("broker")
 		d.Expect.Silence = 20 * time.Second // a real one
 		cfg := s.config()
-		cfg.Consumer.MaxWaitTime = 100 * time.Millisecond
 		Watch(d, s.rig.Tracker, cfg)
-		c := s.client(cfg)
-		p := s.producer(c)
-		consumer, err := sarama.NewConsumerFromClient(c)
+		p := s.producer(s.client(cfg))
+		_, _, err := p.SendMessage(message())
 		require.NoError(t, err)
-		messages, err := consumer.ConsumePartition(kafka.Topic, 0, sarama.OffsetOldest)
-		require.NoError(t, err)
-		_, _, err = p.SendMessage(message())
-		require.NoError(t, err)
-		<-messages.Messages()
 		s.rig.Silent(t)
 		resume := s.broker.Hang()
+		sent := make(chan error, 1)
+		go func() {
+			_, _, err := p.SendMessage(message())
+			sent <- err
+		}()
 		s.rig.Finds(t, tcpstate.KindPeerNoResponse, "broker", "", "")
 		resume()
-		require.NoError(t, messages.Close())
+		require.NoError(t, <-sent)
 	})
 }
 
-// sarama replaces connections that were reset while nobody used them, which it
-// finds by their socket errors. A request would fail otherwise, as it does when
-// sarama cannot see the *net.TCPConn.
-func TestAConnectionThatWasResetIsReplacedBeforeItIsUsed(t *testing.T) {
+// sarama closes connections that were reset while nobody used them, which it
+// finds by their socket errors when it updates its metadata. It does not when it
+// cannot see the *net.TCPConn.
+func TestAConnectionThatWasResetIsClosedBeforeItIsUsed(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		for _, tc := range []struct {
-			name    string
-			dialer  func() proxy.Dialer // nil: sarama's own
+		for name, tc := range map[string]struct {
+			dialer  proxy.Dialer
 			noticed bool
 		}{
-			{"sarama alone", nil, true},
-			{"with tcpstate", func() proxy.Dialer { return s.watched().Net.Proxy.Dialer }, true},
-			{"with the connection wrapped", func() proxy.Dialer { return s.rig.Dialer("broker") }, false},
+			"sarama alone":                {new(net.Dialer), true},
+			"with tcpstate":               {s.watched().Net.Proxy.Dialer, true},
+			"with the connection wrapped": {s.rig.Dialer("wrapped"), false},
 		} {
+			tap := &tapped{Dialer: tc.dialer}
 			cfg := s.config()
-			cfg.Producer.Retry.Max = 0
-			if tc.dialer != nil {
-				cfg.Net.Proxy.Enable, cfg.Net.Proxy.Dialer = true, tc.dialer()
+			cfg.Net.Proxy.Enable, cfg.Net.Proxy.Dialer = true, tap
+			c := s.client(cfg) // has asked the seed broker for metadata
+			leader, err := c.Leader(kafka.Topic, 0)
+			require.NoError(t, err)
+			connected, err := leader.Connected()
+			require.NoError(t, err)
+			require.True(t, connected)
+			s.broker.Path.Links()[0].Reset()
+			harness.WaitUntil(t, "the reset", func() bool { return len(s.broker.Path.Links()) == 1 })
+
+			closed := func() bool { return errors.Is(tap.first.SetDeadline(time.Time{}), net.ErrClosed) }
+			for range 2 {
+				require.NoError(t, c.RefreshMetadata()) // asks the leader
 			}
-			c := s.client(cfg)
-			p := s.producer(c)
-			_, _, err := p.SendMessage(message())
-			require.NoError(t, err, tc.name)
-			s.broker.Path.Reset()
-			harness.WaitUntil(t, "the reset", func() bool { return len(s.broker.Path.Links()) == 0 })
-			require.NoError(t, c.RefreshMetadata(), tc.name)
-			_, _, err = p.SendMessage(message())
-			require.Equal(t, tc.noticed, err == nil, "%s: %v", tc.name, err)
+			if tc.noticed {
+				harness.WaitUntil(t, "the connection to be closed, "+name, closed)
+			} else {
+				require.False(t, closed())
+			}
+			require.NoError(t, c.Close())
+			harness.WaitUntil(t, "the end", func() bool { return len(s.broker.Path.Links()) == 0 })
 		}
-		s.rig.Silent(t)
 		harness.Kept(t)
 	})
 }
