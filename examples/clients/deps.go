@@ -4,12 +4,10 @@ package clients
 
 import (
 	_ "github.com/coder/websocket"
-	_ "github.com/eclipse/paho.mqtt.golang"
 	_ "github.com/go-sql-driver/mysql"
 	_ "github.com/gorilla/websocket"
 	_ "github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/lib/pq"
-	_ "github.com/mochi-mqtt/server/v2"
 	_ "github.com/redis/go-redis/v9"
 	_ "github.com/stretchr/testify/require"
 	_ "github.com/valyala/fasthttp"
