@@ -92,8 +92,10 @@ func confirmationsThatNobodyTakes(t *testing.T, s *setup) {
 	ch, queue := s.queue(c)
 	require.NoError(t, ch.Confirm(false))
 	confirmed := ch.NotifyPublish(make(chan amqp.Confirmation))
+	s.rig.Advance(10 * time.Second) // what comes earlier may be left of a handshake
 	harness.WaitUntil(t, "an answer that is not read", func() bool {
 		require.NoError(t, ch.PublishWithContext(t.Context(), "", queue, false, false, amqp.Publishing{Body: []byte("x")}))
+		s.rig.Advance(10 * time.Second) // time to read it
 		return s.rig.Conns("orders")[0].RecvQueue > 0
 	})
 	got := s.rig.Finds(t, tcpstate.KindLocalNotReading, "orders", "dial", "confirmations")

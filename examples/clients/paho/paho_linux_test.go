@@ -114,8 +114,10 @@ func TestAHandlerThatBlocksIsFound(t *testing.T) {
 		stuck := make(chan struct{})
 		t.Cleanup(func() { close(stuck) })
 		done(t, s.connect(opts).Subscribe("temperature", 0, func(mqtt.Client, mqtt.Message) { <-stuck }))
+		s.rig.Advance(10 * time.Second) // what comes earlier may be left of a handshake
 		harness.WaitUntil(t, "a message that is not read", func() bool {
 			done(t, publisher.Publish("temperature", 0, false, make([]byte, 10_000)))
+			s.rig.Advance(10 * time.Second) // time to read it
 			return s.rig.Conns("blocked")[0].RecvQueue > 0
 		})
 		s.rig.Finds(t, tcpstate.KindLocalNotReading, "blocked", "", "")
