@@ -26,8 +26,8 @@ func WatchPool(tracker *tcpstate.Tracker, name string, client *redis.Client) (st
 		s := client.PoolStats()
 		return tcpstate.PoolStats{
 			Idle: int(s.IdleConns), Used: int(s.TotalConns) - int(s.IdleConns), Max: client.Options().PoolSize,
-			Pending: int(s.PendingRequests), Timeouts: int(s.Timeouts),
-			Waits:    tcpstate.PoolTimes{Count: int(s.WaitCount), Time: time.Duration(s.WaitDurationNs)},
+			Pending: int(s.PendingRequests), Timeouts: int64(s.Timeouts),
+			Waits:    tcpstate.PoolTimes{Count: int64(s.WaitCount), Time: time.Duration(s.WaitDurationNs)},
 			Uses:     tcpstate.PoolTimes{Count: -1},
 			Creates:  tcpstate.PoolTimes{Count: -1},
 			Database: true,

@@ -156,20 +156,17 @@ func TestTheSocketHasTheOptionsThatGoRedisSets(t *testing.T) {
 
 func TestTheClientsOwnTimeoutsHold(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		opt := s.options(t)
-		opt.ReadTimeout = 50 * time.Millisecond
-		client := New(s.rig.Dialer("cache"), opt)
-		defer client.Close()
+		client := s.client()
 		require.NoError(t, client.Ping(t.Context()).Err())
 		s.path.Stall()
-		err := client.Ping(t.Context()).Err()
+		err := client.WithTimeout(50 * time.Millisecond).Ping(t.Context()).Err()
 		var timeout net.Error
 		require.ErrorAs(t, err, &timeout)
 		require.True(t, timeout.Timeout())
 		s.path.Flow()
 		s.rig.WaitGone(t, "cache") // go-redis closes it
 
-		opt = s.options(t)
+		opt := s.options(t)
 		opt.Addr = tcptest.DeadListener(t)
 		opt.DialTimeout = 50 * time.Millisecond
 		opt.DialerRetries = 1

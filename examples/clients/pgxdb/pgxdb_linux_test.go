@@ -99,11 +99,7 @@ func (s *setup) miss(p *pgxpool.Pool) {
 		cancel()
 		require.ErrorIs(s.t, <-ended, context.Canceled)
 	})
-	harness.WaitUntil(s.t, "the wait", func() bool { return p.Stat().EmptyAcquireCount() >= 1 || waits(p) })
 }
-
-// waits reports whether all connections are in use: who asks then, waits.
-func waits(p *pgxpool.Pool) bool { return p.Stat().AcquiredConns() == p.Stat().MaxConns() }
 
 func TestATransactionThatIsNotEndedIsFoundWhenTheServerEndsIt(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {

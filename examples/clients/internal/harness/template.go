@@ -19,23 +19,6 @@ var templates struct {
 	dirs map[string]string
 }
 
-// template makes the server's directory "data" a copy of what install has made
-// of it for the first server called name.
-func (s *Server) template(t testing.TB, name string, install func(data string)) string {
-	t.Helper()
-	data := filepath.Join(s.dir, "data")
-	templates.Lock()
-	defer templates.Unlock()
-	dir, ok := templates.dirs[name]
-	if !ok {
-		install(data)
-		data, dir = newTemplate(t, name), data // copied the other way round
-	}
-	out, err := exec.CommandContext(t.Context(), "cp", "-a", dir+"/.", data).CombinedOutput()
-	require.NoErrorf(t, err, "%s", out)
-	return filepath.Join(s.dir, "data")
-}
-
 // build returns the program in internal/name, compiled once in this process, and
 // taken from Go's build cache by others.
 func build(t testing.TB, name string) string {
