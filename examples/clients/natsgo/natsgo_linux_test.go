@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"regexp"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,9 +125,9 @@ func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 	})
 }
 
-// NATS leaks by itself: when it comes back to something that accepts and then
-// ends the connection, as a load balancer does whose server is away, it makes
-// the next connection without closing this one.
+// NATS leaks by itself, as of version 1.55: when it comes back to something that
+// accepts and then ends the connection, as a load balancer does whose server is
+// away, it makes the next connection without closing this one.
 func TestAConnectionThatNATSForgetsWhenAReconnectFailsIsFound(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		nc := s.connect(s.options())
@@ -140,6 +142,26 @@ func TestAConnectionThatNATSForgetsWhenAReconnectFailsIsFound(t *testing.T) {
 		})
 		s.rig.Finds(t, tcpstate.KindLeakCollected, "events", "", "")
 		require.NoError(t, nc.Flush())
+	})
+}
+
+// Connections that are made for each message and never closed answer their pings
+// and are no finding. The report counts them by line.
+func TestAConnectionForEachMessageIsInTheReport(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		for range 20 {
+			opts := s.options()
+			Watch(s.rig.Dialer("events"), &opts)
+			nc, err := opts.Connect() // leak: each
+			require.NoError(t, err)
+			t.Cleanup(nc.Close)
+			require.NoError(t, nc.Publish("orders", []byte("one")))
+			require.NoError(t, nc.Flush())
+		}
+		s.rig.Silent(t)
+		var report strings.Builder
+		require.NoError(t, s.rig.Tracker.Report(&report))
+		require.Regexp(t, `(?m)^ +20 .*`+regexp.QuoteMeta(harness.Line(t, "each")), report.String())
 	})
 }
 
