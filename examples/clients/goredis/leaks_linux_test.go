@@ -61,7 +61,7 @@ func TestAConnectionThatIsKeptIsFoundWhenItIsMissed(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		opt := s.options(t)
 		opt.PoolSize = 1
-		client := New(s.rig.Dialer("cache"), opt)
+		client := s.seen()(s.rig.Dialer("cache"), opt)
 		defer client.Close()
 		defer WatchPool(s.rig.Tracker, "cache", client)()
 		c := client.Conn()
@@ -71,11 +71,7 @@ func TestAConnectionThatIsKeptIsFoundWhenItIsMissed(t *testing.T) {
 		missed := make(chan error, 1)
 		go func() { missed <- client.Ping(ctx).Err() }()
 		harness.WaitUntil(t, "the wait", func() bool { return client.PoolStats().PendingRequests > 0 })
-		if s.tls == nil {
-			s.rig.Finds(t, tcpstate.KindLeakNotReturned, "cache", "last use", "kept")
-		} else {
-			s.rig.Silent(t)
-		}
+		s.rig.Finds(t, tcpstate.KindLeakNotReturned, "cache", "last use", "kept")
 		cancel()
 		require.Error(t, <-missed)
 	})

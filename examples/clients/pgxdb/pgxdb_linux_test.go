@@ -112,6 +112,18 @@ func TestATransactionThatIsNotEndedIsFoundWhenTheServerEndsIt(t *testing.T) {
 	})
 }
 
+func TestAPoolForEveryCallIsFound(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		for range 10 {
+			p, err := NewPool(t.Context(), s.rig.Dialer("orders"), s.rig.Tracker, s.config(1)) // leak: pool
+			require.NoError(t, err)
+			t.Cleanup(p.Close)
+			require.NoError(t, p.Ping(t.Context()))
+		}
+		s.rig.Finds(t, tcpstate.KindLeakPoolPerCall, "orders", "pool", "pool")
+	})
+}
+
 func TestASingleConnectionThatIsForgottenIsFound(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		func() {
