@@ -34,6 +34,7 @@ type facts struct {
 	expect    *Expect
 	near      bool // the peer is on this host
 	pooled    bool
+	parted    bool // the FIN came right after what may be a close_notify, to an idle connection
 	halfClose bool
 	request   requestFacts // of an accepted connection
 	shakeAt   int64        // begin of the handshake that goes on; 0: none
@@ -156,7 +157,7 @@ func (f *facts) idle() bool {
 	if f.pooled {
 		return true
 	}
-	return f.sample.complete() && f.readErr != readEOF && f.lastRead <= readDeadline
+	return (f.sample.complete() || f.parted && f.sample.recvQueue > 0) && f.readErr != readEOF && f.lastRead <= readDeadline
 }
 
 // inventory is the verdict on an idle connection whose end came at from.

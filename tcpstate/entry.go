@@ -152,6 +152,7 @@ type suspicion struct {
 	finFresh bool
 	finSent  uint64        // bytes sent
 	finIdle  time.Duration // since anything was sent or came
+	parted   bool          // it came right after what may be a close_notify, to an idle connection
 	finRead  uint64        // lastRead
 
 	// In FIN-WAIT-2, with the descriptor held.

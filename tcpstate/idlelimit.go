@@ -63,6 +63,19 @@ func (s *sample) idleBefore() time.Duration {
 	return min(s.dataSent, s.dataRecv)
 }
 
+// closeNotify is the size of the TLS record that announces the end of a stream,
+// 24 bytes in version 1.3 and up to 31 in 1.2 with the ciphers that are in use. An
+// answer is hardly ever as short.
+const closeNotify = 31
+
+// parting reports whether what waits unread when a FIN has just come may be a
+// close_notify, to a connection that had been idle. A pool without a reader
+// leaves it there.
+func (s *sample) parting() bool {
+	return s.bytesSent > 0 && s.sendQueue == 0 && s.recvQueue > 0 && s.recvQueue <= closeNotify &&
+		s.dataRecv < leastIdle && s.dataSent >= leastIdle
+}
+
 // note notes that the server has closed e, which had been idle for so long.
 func (tab *idleTable) note(e *entry, idle time.Duration, now int64) {
 	if idle < leastIdle {

@@ -68,6 +68,7 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 		sus.finAt = cmp.Or(sus.deadAt, now) // of a clean end it is known only later
 		sus.finFresh, sus.finSent = s.sample.ok && !next.dead, s.sample.bytesSent
 		sus.finIdle, sus.finRead = s.sample.idleBefore(), e.lastRead()
+		sus.parted = byEvent && sus.finFresh && s.sample.parting()
 		if byEvent && sus.finFresh && e.liesIdle(&s.sample, &seen) {
 			t.judge.idle.note(e, sus.finIdle, now)
 		}
@@ -94,7 +95,7 @@ func (e *entry) liesIdle(s *sample, seen *observation) bool {
 	if e.role != Client || seen.using || e.copying.Load() > 0 {
 		return false
 	}
-	return s.complete() || seen.expect.Pooled || e.lent.Load().mayBeIdle()
+	return s.complete() || s.parting() || seen.expect.Pooled || e.lent.Load().mayBeIdle()
 }
 
 // observation is what a look found in the entry, beside the sample.
@@ -215,6 +216,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		expect:    expect,
 		near:      e.t.seam.near(e.remote.IP),
 		pooled:    expect.Pooled || e.lent.Load().mayBeIdle(),
+		parted:    sus.parted,
 		halfClose: expect.HalfClose,
 		halfAt:    sus.halfAt, heardAt: sus.heardAt,
 		limits: &cfg.limits,

@@ -63,7 +63,9 @@ type Origin struct {
 type Expect struct {
 	// Silence is how long the peer may be silent while an answer is awaited:
 	// peer.no_response is reported after that, and no deadline counts. Zero
-	// leaves it to the deadline of the use's context, if it has one.
+	// leaves it to the deadline of the use's context, if it has one. Without a
+	// use, a request that follows an answer within a tick of the kernel's clock,
+	// up to 10 ms, passes for answered itself.
 	Silence time.Duration
 
 	// Heartbeat is the longest time between two messages of the peer.

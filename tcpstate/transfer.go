@@ -183,15 +183,17 @@ func (f *facts) noResponse() verdict {
 		return verdict{}
 	}
 	sent, heard := f.now-int64(s.dataSent), f.now-int64(s.dataRecv)
-	v := verdict{kind: KindPeerNoResponse, cause: "headers", since: max(sent, w.begun)}
+	v := verdict{kind: KindPeerNoResponse, cause: "headers", since: max(sent, w.begun, f.born)}
 	begun := s.dataRecv < s.dataSent // since the request went out
 	switch {
-	case w.begun == 0 && begun:
-		return verdict{} // the exchange is over, for all that is known
+	case w.begun == 0 && s.dataRecv <= s.dataSent:
+		// The exchange is over, for all that is known. The kernel dates both ends
+		// of a quick one by the same tick.
+		return verdict{}
 	case begun && !w.reading && (w.told || w.silence == 0):
 		return verdict{} // the application may have all of it
 	case begun:
-		v.cause, v.since = "body", max(heard, w.begun)
+		v.cause, v.since = "body", max(heard, w.begun, f.born)
 	}
 	switch {
 	case w.silence > 0:

@@ -251,6 +251,20 @@ func TestSilenceIsNotJudgedWithoutADeclaration(t *testing.T) {
 	l.staysSilent(5 * grace)
 }
 
+// An answer that comes within a tick of the kernel's clock has the same age as
+// its request.
+func TestADeclaredSilenceEndsWithTheAnswer(t *testing.T) {
+	l := newLive(t)
+	var client *tcpstate.Conn
+	for range 10 {
+		client, _ = l.dialed(tcpstate.Expect{Silence: grace})
+	}
+	l.staysSilent(5 * grace)
+	_, err := client.Write([]byte("request"))
+	require.NoError(t, err)
+	require.Equal(t, client.LocalAddr().String(), l.finds(tcpstate.KindPeerNoResponse).Subject.Local)
+}
+
 func TestAHeartbeatThatIsMissing(t *testing.T) {
 	l := newLive(t)
 	client, server := l.dialed(tcpstate.Expect{Heartbeat: 400 * time.Millisecond})

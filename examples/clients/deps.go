@@ -3,22 +3,13 @@
 package clients
 
 import (
-	_ "github.com/IBM/sarama"
 	_ "github.com/coder/websocket"
-	_ "github.com/eclipse/paho.mqtt.golang"
 	_ "github.com/go-sql-driver/mysql"
 	_ "github.com/gorilla/websocket"
 	_ "github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/lib/pq"
-	_ "github.com/mochi-mqtt/server/v2"
-	_ "github.com/nats-io/nats-server/v2/server"
-	_ "github.com/nats-io/nats.go"
-	_ "github.com/rabbitmq/amqp091-go"
 	_ "github.com/redis/go-redis/v9"
 	_ "github.com/stretchr/testify/require"
-	_ "github.com/twmb/franz-go/pkg/kadm"
-	_ "github.com/twmb/franz-go/pkg/kfake"
-	_ "github.com/twmb/franz-go/pkg/kgo"
 	_ "github.com/valyala/fasthttp"
 	_ "go.etcd.io/etcd/client/v3"
 	_ "go.etcd.io/etcd/server/v3/embed"

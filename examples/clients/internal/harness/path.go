@@ -22,6 +22,7 @@ type Path struct {
 	links   []*Link       // not ended
 	stalled chan struct{} // not nil: bytes wait until it is closed
 	made    int
+	refused int
 	wg      sync.WaitGroup
 }
 
@@ -59,6 +60,14 @@ func (p *Path) Made() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.made
+}
+
+// Refused returns how often the path has ended a connection at once, because
+// its server was away.
+func (p *Path) Refused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
 }
 
 // Links returns the connections that are open, oldest first.
@@ -159,6 +168,9 @@ func (p *Path) accept() {
 		server, err := net.Dial("tcp", p.target)
 		if err != nil {
 			client.Close()
+			p.mu.Lock()
+			p.refused++
+			p.mu.Unlock()
 			continue
 		}
 		l := &Link{p: p, client: client, server: server.(*net.TCPConn)}

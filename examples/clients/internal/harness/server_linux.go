@@ -64,7 +64,7 @@ func need(t testing.TB, binary, pkg string) string {
 // to user, and a free port.
 func newServer(t testing.TB, user string) *Server {
 	t.Helper()
-	s := &Server{dir: t.TempDir(), port: freePort(t), spec: spec{user: user, quit: syscall.SIGTERM, ready: accepts}}
+	s := &Server{dir: t.TempDir(), port: FreePort(t), spec: spec{user: user, quit: syscall.SIGTERM, ready: accepts}}
 	if cred := s.credential(t); cred != nil {
 		// Another user has to get there, and nobody else needs to look.
 		require.NoError(t, os.Chmod(filepath.Dir(s.dir), 0o711))
@@ -74,9 +74,9 @@ func newServer(t testing.TB, user string) *Server {
 	return s
 }
 
-// freePort returns a loopback port that nobody listens on, below those that the
+// FreePort returns a loopback port that nobody listens on, below those that the
 // kernel gives to clients, so that it is still free after a restart.
-func freePort(t testing.TB) int {
+func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		port := 10_000 + rand.IntN(20_000)

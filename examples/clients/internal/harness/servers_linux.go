@@ -188,7 +188,7 @@ func RabbitMQ(t testing.TB, certs *Certs, lines ...string) *Server {
 		"ERL_EPMD_PORT=" + strconv.Itoa(epmd.port),
 		"ERL_EPMD_ADDRESS=127.0.0.1",
 		"RABBITMQ_NODENAME=" + fmt.Sprintf("t%d@localhost", s.port),
-		"RABBITMQ_DIST_PORT=" + strconv.Itoa(freePort(t)),
+		"RABBITMQ_DIST_PORT=" + strconv.Itoa(FreePort(t)),
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}",
 		"RABBITMQ_CONFIG_FILE=" + s.file(t, "rabbitmq.conf", []byte(conf)),
 		"RABBITMQ_CONF_ENV_FILE=" + filepath.Join(s.dir, "none"),

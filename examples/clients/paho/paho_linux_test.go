@@ -1,0 +1,232 @@
+package paho
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/url"
+	"testing"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tcpstate/tcpstate-go/examples/clients/internal/harness"
+	"github.com/tcpstate/tcpstate-go/internal/tcptest"
+	"github.com/tcpstate/tcpstate-go/tcpstate"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+// setup is a server with a client's way to it.
+type setup struct {
+	t    *testing.T
+	srv  *harness.Server
+	path *harness.Path
+	rig  *harness.Rig
+	tls  *tls.Config // nil: plain
+}
+
+// both runs f over plain TCP and over TLS.
+func both(t *testing.T, f func(t *testing.T, s *setup)) {
+	certs := harness.NewCerts(t)
+	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &setup{t: t, srv: harness.Mosquitto(t, c), rig: harness.New(t)}
+			s.path = harness.NewPath(t, s.srv.Addr())
+			if c != nil {
+				s.tls = c.Client
+			}
+			f(t, s)
+		})
+	}
+}
+
+// options are those of a client that comes back at once.
+func (s *setup) options() *mqtt.ClientOptions {
+	scheme := "tcp"
+	if s.tls != nil {
+		scheme = "ssl"
+	}
+	opts := mqtt.NewClientOptions().AddBroker(scheme + "://" + s.path.Addr()).
+		SetMaxReconnectInterval(10 * time.Millisecond)
+	if s.tls != nil {
+		opts.SetTLSConfig(s.tls)
+	}
+	Watch(s.rig.Dialer("sensors"), opts)
+	return opts
+}
+
+// connect returns a client that is disconnected when the test ends.
+func (s *setup) connect(opts *mqtt.ClientOptions) mqtt.Client {
+	c := mqtt.NewClient(opts)
+	done(s.t, c.Connect())
+	s.t.Cleanup(func() { c.Disconnect(0) })
+	return c
+}
+
+func done(t *testing.T, token mqtt.Token) {
+	t.Helper()
+	require.True(t, token.WaitTimeout(30*time.Second))
+	require.NoError(t, token.Error())
+}
+
+func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		got, subscribed := make(chan mqtt.Message, 100), make(chan mqtt.Token, 10)
+		opts := s.options()
+		opts.SetOnConnectHandler(func(c mqtt.Client) {
+			subscribed <- c.Subscribe("temperature", 1, func(_ mqtt.Client, m mqtt.Message) { got <- m })
+		})
+		c := s.connect(opts)
+		use := func() {
+			done(t, <-subscribed)
+			for range 100 {
+				done(t, c.Publish("temperature", 1, false, make([]byte, 1000)))
+			}
+			for range 100 {
+				<-got
+			}
+		}
+
+		use()
+		s.rig.Rest(t, time.Minute)
+		s.srv.Restart(t)
+		use()
+		s.rig.Rest(t, time.Minute)
+		s.path.Reset()
+		use()
+		s.rig.Silent(t)
+		c.Disconnect(1000)
+		s.rig.WaitGone(t, "sensors")
+		s.rig.Silent(t)
+	})
+}
+
+// The documentation of paho says that handlers must not block: messages come in
+// order, so that nothing is read until the handler returns.
+func TestAHandlerThatBlocksIsFound(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		publisher := s.connect(s.options())
+		opts := s.options()
+		Watch(s.rig.Dialer("blocked"), opts)
+		stuck := make(chan struct{})
+		t.Cleanup(func() { close(stuck) })
+		done(t, s.connect(opts).Subscribe("temperature", 0, func(mqtt.Client, mqtt.Message) { <-stuck }))
+		s.rig.Advance(10 * time.Second) // what comes earlier may be left of a handshake
+		harness.WaitUntil(t, "a message that is not read", func() bool {
+			done(t, publisher.Publish("temperature", 0, false, make([]byte, 10_000)))
+			s.rig.Advance(10 * time.Second) // time to read it
+			return s.rig.Conns("blocked")[0].RecvQueue > 0
+		})
+		s.rig.Finds(t, tcpstate.KindLocalNotReading, "blocked", "", "")
+	})
+}
+
+// With a long KeepAlive nobody notices for as long that messages go nowhere.
+func TestAPublisherWhoseBrokerVanishedIsFound(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		s.rig.Clock.Pace(10)
+		c := s.connect(s.options().SetKeepAlive(time.Hour))
+		s.path.Deafen(t)
+		done(t, c.Publish("temperature", 0, false, "lost"))
+		s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "sensors", "", "")
+		require.True(t, c.IsConnectionOpen())
+		s.path.Heal()
+	})
+}
+
+// A broker that hangs acknowledges. It is heard once in each KeepAlive, which
+// the dialer may declare; paho gives it up PingTimeout later.
+func TestABrokerThatHangsIsFoundByTheDeclaredKeepAlive(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		s.rig.Clock.Pace(20)
+		opts := s.options().SetKeepAlive(time.Second).SetPingTimeout(time.Hour)
+		d := s.rig.Dialer("sensors")
+		d.Expect.Heartbeat = 40 * time.Second // two real ones
+		Watch(d, opts)
+		s.connect(opts)
+		s.rig.Silent(t)
+		s.path.Stall()
+		s.rig.Finds(t, tcpstate.KindPeerSilent, "sensors", "", "")
+		s.path.Flow()
+	})
+}
+
+func TestTheClientsPingsReplaceADeadConnection(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		lost := make(chan error, 1)
+		opts := s.options().SetKeepAlive(time.Second).SetPingTimeout(100 * time.Millisecond)
+		opts.SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
+		c := s.connect(opts)
+		s.path.Deafen(t)
+		dead := s.path.Links()
+		require.ErrorContains(t, <-lost, "pingresp not received")
+		for _, l := range dead {
+			l.Heal()
+		}
+		harness.WaitUntil(t, "another connection", c.IsConnectionOpen)
+		done(t, c.Publish("temperature", 1, false, "alive"))
+		require.Equal(t, 2, s.path.Made())
+		c.Disconnect(1000)
+		s.rig.Silent(t)
+		harness.Kept(t)
+	})
+}
+
+func TestTheSocketHasTheOptionsOfTheClientsDialer(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		opts := s.options().SetDialer(&net.Dialer{
+			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 42 * time.Second, Interval: 7 * time.Second, Count: 5},
+			Control:         harness.UserTimeout(33 * time.Second),
+		})
+		open, dialed := opts.CustomOpenConnectionFn, make(chan net.Conn, 1)
+		opts.SetCustomOpenConnectionFn(func(uri *url.URL, opts mqtt.ClientOptions) (net.Conn, error) {
+			c, err := open(uri, opts)
+			dialed <- c
+			return c, err
+		})
+		s.connect(opts)
+		want := harness.SocketOptions{KeepAlive: 1, Idle: 42, Interval: 7, Count: 5, UserTimeout: 33000, NoDelay: 1}
+		require.Equal(t, want, harness.Options(t, <-dialed))
+	})
+}
+
+func TestTheTimeoutsHold(t *testing.T) {
+	rig := harness.New(t)
+	for what, tc := range map[string]struct{ broker, want string }{
+		"no answer":    {"tcp://" + tcptest.DeadListener(t), "i/o timeout"},
+		"no handshake": {"ssl://" + tcptest.Listen(t).Addr().String(), "deadline exceeded"},
+		"no greeting":  {"tcp://" + tcptest.Listen(t).Addr().String(), "i/o timeout"},
+	} {
+		opts := mqtt.NewClientOptions().AddBroker(tc.broker).SetConnectTimeout(50 * time.Millisecond).
+			SetDialer(&net.Dialer{Timeout: 50 * time.Millisecond})
+		Watch(rig.Dialer("sensors"), opts)
+		token := mqtt.NewClient(opts).Connect()
+		require.True(t, token.WaitTimeout(30*time.Second), what)
+		require.ErrorContains(t, token.Error(), tc.want, what)
+	}
+	rig.Silent(t)
+}
+
+func TestWhatCannotBeWatchedIsRefused(t *testing.T) {
+	opts := mqtt.NewClientOptions().AddBroker(fmt.Sprintf("ws://%s", tcptest.DeadListener(t)))
+	Watch(harness.New(t).Dialer("sensors"), opts)
+	token := mqtt.NewClient(opts).Connect()
+	require.True(t, token.WaitTimeout(30*time.Second))
+	require.ErrorContains(t, token.Error(), "unknown network ws")
+}
+
+func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
+	certs := harness.NewCerts(t)
+	end := harness.NewEnding(t, harness.Mosquitto(t, certs).Addr())
+	config := certs.Client.Clone()
+	config.MaxVersion = tls.VersionTLS12
+	opts := mqtt.NewClientOptions().AddBroker("ssl://" + end.Addr()).SetTLSConfig(config)
+	Watch(harness.New(t).Dialer("sensors"), opts)
+	c := mqtt.NewClient(opts)
+	done(t, c.Connect())
+	c.Disconnect(1000)
+	require.True(t, end.Announced(t))
+}
