@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,15 +46,28 @@ func both(t *testing.T, f func(t *testing.T, s *setup)) {
 				client: &fasthttp.Client{MaxIdleConnDuration: time.Minute},
 			}
 			s.srv = harness.NewProgram(t, func(ln net.Listener) func() {
-				srv := &fasthttp.Server{Handler: s.handle, CloseOnShutdown: true}
+				var mu sync.Mutex
+				var conns []net.Conn
+				srv := &fasthttp.Server{Handler: s.handle, ConnState: func(c net.Conn, state fasthttp.ConnState) {
+					if state == fasthttp.StateNew {
+						mu.Lock()
+						defer mu.Unlock()
+						conns = append(conns, c)
+					}
+				}}
 				if c != nil {
 					srv.TLSConfig = c.Server.Clone()
 				}
 				ended := make(chan error, 1)
 				go func() { ended <- Serve(srv, &listener.Config{Tracker: s.served.Tracker, Name: "api"}, ln) }()
-				return func() {
-					require.NoError(t, srv.Shutdown())
+				return func() { // Shutdown would wait for clients to end idle connections
+					ln.Close()
 					<-ended
+					mu.Lock()
+					defer mu.Unlock()
+					for _, c := range conns {
+						c.Close()
+					}
 				}
 			})
 			s.path = harness.NewPath(t, s.srv.Addr())
@@ -233,7 +247,7 @@ func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- srv.Serve(ends) }()
 		return func() {
-			srv.Shutdown()
+			ln.Close()
 			<-ended
 		}
 	})
