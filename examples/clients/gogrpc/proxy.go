@@ -1,0 +1,70 @@
+package gogrpc
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/tcpstate/tcpstate-go/dialer"
+)
+
+// Proxy says which proxy a request goes through, as http.Transport.Proxy. A
+// nil URL means none. grpc has looked up the name of the server before, except
+// with targets like "passthrough:///host:port", which leave that to the proxy.
+type Proxy func(*http.Request) (*url.URL, error)
+
+func (p Proxy) dial(ctx context.Context, d *dialer.Dialer, addr string) (net.Conn, error) {
+	at, err := p(&http.Request{URL: &url.URL{Scheme: "https", Host: addr}})
+	if err != nil {
+		return nil, err
+	}
+	if at == nil {
+		return d.DialContext(ctx, "tcp", addr)
+	}
+	c, err := d.DialContext(ctx, "tcp", at.Host)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) }) // closed already
+	err = connect(c, at, addr)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// connect asks for a connection to addr. It reads the answer byte by byte: what
+// follows is the server's.
+func connect(c net.Conn, at *url.URL, addr string) error {
+	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Host: addr}, Host: addr, Header: http.Header{}}
+	if u := at.User; u != nil {
+		password, _ := u.Password()
+		req.SetBasicAuth(u.Username(), password)
+		req.Header["Proxy-Authorization"] = req.Header["Authorization"]
+		delete(req.Header, "Authorization")
+	}
+	if err := req.Write(c); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(oneByte{c}), req)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return errors.New("proxy: " + resp.Status)
+	}
+	return nil
+}
+
+type oneByte struct{ io.Reader }
+
+func (r oneByte) Read(b []byte) (int, error) { return r.Reader.Read(b[:min(len(b), 1)]) }
