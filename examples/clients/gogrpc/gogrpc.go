@@ -14,13 +14,21 @@ import (
 
 // Hide is for Config.HideFrames: the line to open is that of who made the
 // client.
-const Hide = "github.com/tcpstate/tcpstate-go/examples/clients/gogrpc.NewClient"
+var Hide = []string{
+	"github.com/tcpstate/tcpstate-go/examples/clients/gogrpc.NewClient",
+	"github.com/tcpstate/tcpstate-go/examples/clients/gogrpc.Options",
+}
 
-// NewClient is grpc.NewClient with connections that d dials, straight or
-// through the proxy that proxy says, such as http.ProxyFromEnvironment; nil
-// means none. Clients that are made for each call are known by their line.
-// NoWrap: grpc sets TCP_USER_TIMEOUT on a *net.TCPConn only.
+// NewClient is grpc.NewClient with connections that d dials, see Options.
 func NewClient(d *dialer.Dialer, proxy Proxy, target string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return grpc.NewClient(target, append(Options(d, proxy), opts...)...)
+}
+
+// Options lets one client dial through d, straight or through the proxy that
+// proxy says, such as http.ProxyFromEnvironment; nil means none. Clients that
+// are made for each call are known by the line that called this function.
+// NoWrap: grpc sets TCP_USER_TIMEOUT on a *net.TCPConn only.
+func Options(d *dialer.Dialer, proxy Proxy) []grpc.DialOption {
 	plain := *d
 	plain.NoWrap = true
 	if plain.NetDialer == nil {
@@ -31,8 +39,7 @@ func NewClient(d *dialer.Dialer, proxy Proxy, target string, opts ...grpc.DialOp
 		tracker = tcpstate.Default()
 	}
 	calls := &calls{pool: tracker.NewPool(tcpstate.Origin{Name: d.Name})}
-	opts = append([]grpc.DialOption{grpc.WithContextDialer(dial(&plain, proxy)), grpc.WithStatsHandler(calls)}, opts...)
-	return grpc.NewClient(target, opts...)
+	return []grpc.DialOption{grpc.WithContextDialer(dial(&plain, proxy)), grpc.WithStatsHandler(calls)}
 }
 
 // dial does for d what grpc does without a dial function.

@@ -44,7 +44,7 @@ func both(t *testing.T, f func(t *testing.T, s *setup)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := &setup{t: t, rig: harness.New(t), served: harness.New(t), creds: insecure.NewCredentials()}
-			s.rig.Tracker.Config.HideFrames = append(s.rig.Tracker.Config.HideFrames, Hide)
+			s.rig.Tracker.Config.HideFrames = append(s.rig.Tracker.Config.HideFrames, Hide...)
 			server := insecure.NewCredentials()
 			if c != nil {
 				server = credentials.NewTLS(c.Server.Clone())
