@@ -13,6 +13,9 @@ import (
 	"github.com/tcpstate/tcpstate-go/listener"
 )
 
+// Hide is for Config.HideFrames: the line to open is that of the request.
+const Hide = "github.com/tcpstate/tcpstate-go/examples/clients/gofasthttp.Watch"
+
 // Watch makes client, which has not been used yet, dial through d, in the way
 // it dials already. A connection belongs to the line of the request that it was
 // dialed for. Nobody reads idle ones: those that the server has closed are

@@ -11,6 +11,9 @@ import (
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
+// Hide is for Config.HideFrames: the line to open is that of who dialed.
+const Hide = "github.com/tcpstate/tcpstate-go/examples/clients/gossh.Dial"
+
 // Dial is ssh.Dial with a connection that d dials, and whose handshake is
 // watched: the Timeout of config is for TCP only, and a server that never
 // answers would go unnoticed. The end of ctx ends the handshake, but not the
