@@ -37,7 +37,7 @@ func both(t *testing.T, f func(t *testing.T, s *setup)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := &setup{t: t, rig: harness.New(t)}
-			s.rig.Tracker.Config.HideFrames = append(s.rig.Tracker.Config.HideFrames, Hide...)
+			require.NoError(t, s.rig.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, Hide...) }))
 			if c != nil {
 				s.tls = c.Client
 			}
@@ -138,7 +138,8 @@ func TestAClientForEachCallIsFound(t *testing.T) {
 			_, err = c.Put(t.Context(), "k", "v")
 			require.NoError(t, err)
 		}
-		s.rig.Finds(t, tcpstate.KindLeakPoolPerCall, "config", "pool", "client")
+		got := s.rig.Finds(t, tcpstate.KindLeakPoolPerCall, "config", "pool", "client")
+		require.Contains(t, got.Sites[0].Frames[0].Function, "TestAClientForEachCall")
 	})
 }
 

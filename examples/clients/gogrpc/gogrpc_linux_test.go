@@ -44,7 +44,7 @@ func both(t *testing.T, f func(t *testing.T, s *setup)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := &setup{t: t, rig: harness.New(t), served: harness.New(t), creds: insecure.NewCredentials()}
-			s.rig.Tracker.Config.HideFrames = append(s.rig.Tracker.Config.HideFrames, Hide...)
+			require.NoError(t, s.rig.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, Hide...) }))
 			server := insecure.NewCredentials()
 			if c != nil {
 				server = credentials.NewTLS(c.Server.Clone())
@@ -141,7 +141,8 @@ func TestAClientForEachCallIsFound(t *testing.T) {
 			defer cc.Close()
 			call(t, cc)
 		}
-		s.rig.Finds(t, tcpstate.KindLeakPoolPerCall, "ledger", "pool", "client")
+		got := s.rig.Finds(t, tcpstate.KindLeakPoolPerCall, "ledger", "pool", "client")
+		require.Contains(t, got.Sites[0].Frames[0].Function, "TestAClientForEachCall")
 	})
 }
 
