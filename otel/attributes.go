@@ -18,6 +18,8 @@ const (
 	keyCodeLine         = attribute.Key("code.line.number")
 	keyCodeStack        = attribute.Key("code.stacktrace")
 	keyErrorType        = attribute.Key("error.type")
+	keyDBPoolName       = attribute.Key("db.client.connection.pool.name")
+	keyDBPoolState      = attribute.Key("db.client.connection.state")
 	keyDirection        = attribute.Key("network.io.direction")
 	keyLocalAddress     = attribute.Key("network.local.address")
 	keyLocalPort        = attribute.Key("network.local.port")
@@ -30,6 +32,8 @@ const (
 	valueOther          = "_OTHER"
 	valueReceive        = "receive"
 	valueTransmit       = "transmit"
+	valueIdle           = "idle"
+	valueUsed           = "used"
 	valueIPv4           = "ipv4"
 	valueIPv6           = "ipv6"
 	reasonRateLimit     = "rate_limit"
@@ -52,6 +56,7 @@ const (
 	keyCloseReason    = attribute.Key("tcpstate.close.reason")
 	keyConnID         = attribute.Key("tcpstate.connection.id")
 	keyConnName       = attribute.Key("tcpstate.connection.name")
+	keyDiscard        = attribute.Key("tcpstate.pool.discard.reason")
 	keyFindingAge     = attribute.Key("tcpstate.finding.age")
 	keyFindingID      = attribute.Key("tcpstate.finding.id")
 	keyFindingWas     = attribute.Key("tcpstate.finding.was")
@@ -61,6 +66,8 @@ const (
 	keyKind           = attribute.Key("tcpstate.finding.kind")
 	keyKinds          = attribute.Key("tcpstate.finding.kinds")
 	keyLinkRole       = attribute.Key("tcpstate.link.role")
+	keyPoolName       = attribute.Key("tcpstate.pool.name")
+	keyPoolState      = attribute.Key("tcpstate.pool.connection.state")
 	keyProbes         = attribute.Key("tcpstate.probes")
 	keyRecvQueue      = attribute.Key("tcpstate.recv_queue")
 	keyRetransmits    = attribute.Key("tcpstate.retransmits")

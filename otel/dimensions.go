@@ -39,6 +39,7 @@ type dimensions struct {
 	resent   sets // connection.retransmits
 	findings sets // finding.count, .opened, .cleared
 	queues   sets // listener.accept_queue.usage, .limit
+	pools    sets // pool.connection.*
 	reasons  sets // report.suppressed
 }
 
@@ -133,6 +134,8 @@ type key struct {
 	severity                    tcpstate.Severity // of the finding, which need not be that of its kind
 	function                    string
 	suppressed                  string
+	pool, poolState, discard    string
+	db                          bool // pool and poolState are called as for databases
 }
 
 // folded returns k without what multiplies the sets.
@@ -140,7 +143,7 @@ func (k key) folded() key {
 	if k.kind != "" {
 		k.name, k.function = valueOther, valueOther
 	}
-	for _, s := range []*string{&k.name, &k.target, &k.function} {
+	for _, s := range []*string{&k.name, &k.target, &k.function, &k.pool} {
 		if *s != "" {
 			*s = valueOther
 		}
@@ -164,6 +167,14 @@ func (k *key) set() attribute.Set {
 	}
 	a.str(keyCodeFunction, k.function)
 	a.str(keySuppressed, k.suppressed)
+	if k.db {
+		a.str(keyDBPoolName, k.pool)
+		a.str(keyDBPoolState, k.poolState)
+	} else {
+		a.str(keyPoolName, k.pool)
+		a.str(keyPoolState, k.poolState)
+	}
+	a.str(keyDiscard, k.discard)
 	return attribute.NewSet(a...)
 }
 

@@ -32,6 +32,14 @@
 //	tcpstate.finding.cleared                 {finding}     findings that ended, likewise; opened minus cleared are those that never did
 //	tcpstate.listener.accept_queue.usage     {connection}  connections that wait for Accept now, by name of the listener
 //	tcpstate.listener.accept_queue.limit     {connection}  how many may wait, likewise
+//	tcpstate.pool.connection.count           {connection}  connections of a pool now, by tcpstate.pool.name and tcpstate.pool.connection.state (idle, used)
+//	tcpstate.pool.connection.max             {connection}  how many it may have; absent without a limit. Likewise .idle.max, .idle.min
+//	tcpstate.pool.connection.pending_requests {request}    requests that wait for a connection now
+//	tcpstate.pool.connection.timeouts        {timeout}     requests that gave up waiting
+//	tcpstate.pool.connection.waits           {request}     requests that had to wait, and .wait_time (s) all together
+//	tcpstate.pool.connection.uses            {use}         connections that were given back, and .use_time (s) all together
+//	tcpstate.pool.connection.creates         {connection}  connections that were made, and .create_time (s) all together
+//	tcpstate.pool.connection.discards        {connection}  connections that were not used again, by tcpstate.pool.discard.reason
 //	tcpstate.report.suppressed               {report}      what was not reported one by one, by tcpstate.suppression.reason
 //	tcpstate.sweep.count                     {sweep}       rounds over all connections
 //	tcpstate.sweep.duration                  s             time that all rounds together took
@@ -40,6 +48,13 @@
 // finding.count, report.suppressed and sweep) has counted since the tracker
 // began, the rest since Start. A finding that joins a group counts in finding.count at
 // once, in finding.opened with the next report of the group or at stop.
+//
+// Pools are those that tell of themselves (tcpstate.Pool.Report, pool.WatchDB),
+// named as connections are; those of one name are added up. They are asked when
+// metrics are collected. What a pool does not count is absent, not 0. Pools know
+// sums and no single values, so that times are counters and no histograms: the
+// mean wait is the rate of wait_time over that of waits. WithDBClientNames uses
+// the names of the semantic conventions where they fit.
 //
 // Single events that are normal in small numbers, such as resets, have severity
 // count and are in finding.opened alone. They are added when metrics are
@@ -55,6 +70,7 @@
 // a connection is open.
 //
 //	socket connect {target}   a dial, child of the caller's span where that one is recorded
+//	tcpstate wait_for_connection {pool}   a wait for a connection of a pool that tells of single ones (tcpstate.Pool.Waiting), likewise; linked to the dial of the connection
 //	tcpstate finding {kind}   from the beginning of the condition to its detection: a trace of its own, linked to the dial and to the last use
 //	tcpstate connection       a connection that has ended, see WithConnectionSpans; its children are the phases connect, open and close_wait
 //

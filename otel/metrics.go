@@ -99,7 +99,8 @@ func (r *reporter) register(p metric.MeterProvider) error {
 
 // census is what is observed when metrics are collected, from counters that the
 // tracker keeps. Only the accept queues are read from the kernel, with one
-// system call for each listener, of which a program has few.
+// system call for each listener, of which a program has few; pools tell of
+// themselves.
 type census struct {
 	r          *reporter
 	states     []tcpstate.State
@@ -112,6 +113,7 @@ type census struct {
 	suppressed metric.Int64ObservableCounter
 	sweeps     metric.Int64ObservableCounter
 	sweepTime  metric.Float64ObservableCounter
+	ofPools    poolCensus
 }
 
 func newCensus(r *reporter, m *maker) *census {
@@ -129,17 +131,20 @@ func newCensus(r *reporter, m *maker) *census {
 		suppressed: m.observed("tcpstate.report.suppressed", "{report}", "What was not reported one by one."),
 		sweeps:     m.observed("tcpstate.sweep.count", "{sweep}", "Rounds over all connections."),
 		sweepTime:  made(m, sweepTime, err),
+		ofPools:    newPoolCensus(m, r.dbNames),
 	}
 }
 
 func (c *census) instruments() []metric.Observable {
-	return []metric.Observable{c.count, c.io, c.resent, c.findings, c.queue, c.queueLimit, c.suppressed, c.sweeps, c.sweepTime}
+	own := []metric.Observable{c.count, c.io, c.resent, c.findings, c.queue, c.queueLimit, c.suppressed, c.sweeps, c.sweepTime}
+	return append(own, c.ofPools.instruments()...)
 }
 
 func (c *census) observe(_ context.Context, o metric.Observer) error {
 	c.connections(o)
 	c.groups(o)
 	c.listeners(o)
+	c.pools(o)
 	c.self(o)
 	return nil
 }

@@ -25,6 +25,7 @@ type config struct {
 	spans         ConnectionSpans
 	networkType   bool
 	serverAddress bool
+	dbNames       bool
 }
 
 func newConfig(opts []Option) config {
@@ -100,4 +101,15 @@ func WithNetworkType() Option {
 // number of series; leave it out where the names of dialers tell enough.
 func WithServerAddress() Option {
 	return optionFunc(func(c *config) { c.serverAddress = true })
+}
+
+// WithDBClientNames puts what the semantic conventions define for pools of
+// databases under their names: db.client.connection.count, .max, .idle.max,
+// .idle.min, .pending_requests and .timeouts in place of
+// tcpstate.pool.connection.*, for pools that say that they are one, as those of
+// pool.WatchDB do. Times stay where they are: by the conventions they are
+// histograms, and pools know only sums. Leave it out where the driver's own
+// instrumentation has these names.
+func WithDBClientNames() Option {
+	return optionFunc(func(c *config) { c.dbNames = true })
 }

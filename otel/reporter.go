@@ -21,6 +21,7 @@ type reporter struct {
 	spans   ConnectionSpans
 	inst    instruments
 	dims    dimensions
+	dbNames bool // see WithDBClientNames
 
 	groups map[uint64]told // by id: those that are open; owned by the observer
 
@@ -41,6 +42,7 @@ func newReporter(c *config) (*reporter, error) {
 		tracer:  c.traces.Tracer(ScopeName, trace.WithInstrumentationVersion(Version())),
 		logger:  c.logger,
 		spans:   c.spans,
+		dbNames: c.dbNames,
 		groups:  make(map[uint64]told),
 	}
 	r.done = make(chan struct{})
@@ -58,6 +60,7 @@ func (r *reporter) observer() *tcpstate.Observer {
 		DialDone: r.dialDone,
 
 		HandshakeDone: r.handshakeDone,
+		WaitDone:      r.waitSpan,
 
 		Closed:   r.closed,
 		Opened:   func(f tcpstate.Finding) { r.found(&f, "tcpstate.finding.opened") },

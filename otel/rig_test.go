@@ -193,6 +193,8 @@ func describe(s attribute.Set) string {
 		switch {
 		case k == "code.function.name":
 			k, v = "function", v[strings.LastIndexByte(v, '.')+1:]
+		case strings.HasPrefix(k, "tcpstate.pool."):
+			k = strings.TrimPrefix(k, "tcpstate.")
 		case strings.HasPrefix(k, "tcpstate."), strings.HasPrefix(k, "network."):
 			k = k[strings.LastIndexByte(k, '.')+1:]
 		}

@@ -29,7 +29,7 @@ func WatchDB(db *sql.DB, name string) (stop func(), err error) {
 // DB.SetMaxOpenConns nobody ever waits, and nothing is reported.
 //
 // The line is known of drivers that read on the goroutine of their caller, as
-// those for PostgreSQL and MySQL do; of others it is where the driver dialed. A
+// those for PostgreSQL and MySQL do; of others it is a line of the driver. A
 // sql.Conn that was never read from since it was taken shows who had it before.
 // Each Read of the connections takes about a microsecond longer.
 //
@@ -81,13 +81,13 @@ func dbStats(s sql.DBStats) tcpstate.PoolStats {
 	return tcpstate.PoolStats{
 		Idle: s.Idle, Used: s.InUse, Max: s.MaxOpenConnections,
 		Pending: -1, Timeouts: -1,
-		Waits:   tcpstate.PoolTimes{Count: int(s.WaitCount), Time: s.WaitDuration},
+		Waits:   tcpstate.PoolTimes{Count: s.WaitCount, Time: s.WaitDuration},
 		Uses:    tcpstate.PoolTimes{Count: -1},
 		Creates: tcpstate.PoolTimes{Count: -1},
 		Discards: []tcpstate.PoolDiscards{
-			{Reason: tcpstate.DiscardIdleMax, Count: int(s.MaxIdleClosed)},
-			{Reason: tcpstate.DiscardIdleTimeout, Count: int(s.MaxIdleTimeClosed)},
-			{Reason: tcpstate.DiscardMaxLifetime, Count: int(s.MaxLifetimeClosed)},
+			{Reason: tcpstate.DiscardIdleMax, Count: s.MaxIdleClosed},
+			{Reason: tcpstate.DiscardIdleTimeout, Count: s.MaxIdleTimeClosed},
+			{Reason: tcpstate.DiscardMaxLifetime, Count: s.MaxLifetimeClosed},
 		},
 		Database: true,
 	}

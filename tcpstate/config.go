@@ -138,6 +138,10 @@ type Thresholds struct {
 	// Borrowed is how long a connection may stay lent out without moving a byte
 	// while somebody waits for one. Default 30 s; less than 2 s is refused.
 	Borrowed time.Duration
+
+	// Held is the same while nobody waits. Default off: who holds a connection
+	// that nobody misses may have a reason. Less than 2 s is refused.
+	Held time.Duration
 }
 
 // threshold is one field of Thresholds.
@@ -173,13 +177,21 @@ func (t *Thresholds) all() []threshold {
 		{"HalfOpen", &t.HalfOpen, time.Minute, least},
 		{"Orphan", &t.Orphan, 30 * time.Second, least},
 		{"Borrowed", &t.Borrowed, 30 * time.Second, 2 * time.Second},
+		{"Held", &t.Held, off, 2 * time.Second},
 	}
 }
 
-// DefaultThresholds returns the thresholds of the zero value, written out.
+// DefaultThresholds returns the thresholds of the zero value, written out; one
+// that is off is negative.
 func DefaultThresholds() Thresholds {
 	var t Thresholds
-	return t.resolved()
+	t = t.resolved()
+	for _, th := range t.all() {
+		if *th.d == off {
+			*th.d = -1
+		}
+	}
+	return t
 }
 
 // resolved returns t with the defaults in place of zeros, and off in place of

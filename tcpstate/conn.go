@@ -80,6 +80,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 func (c *Conn) readLent(b []byte) (int, error) {
 	l := c.e.lent.Load()
 	l.line.Store(uint32(sites.Capture(2)))
+	l.read.Store(c.e.t.epoch.Load())
 	l.reading.Add(1)
 	n, err := c.TCPConn.Read(b)
 	l.reading.Add(-1)

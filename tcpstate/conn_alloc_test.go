@@ -97,13 +97,18 @@ func BenchmarkPingPong(b *testing.B) {
 // A Read that finds nothing costs no more than the call: what is left is the
 // overhead.
 func BenchmarkReadOfNothing(b *testing.B) {
-	for _, tracked := range []bool{false, true} {
-		b.Run(map[bool]string{false: "plain", true: "tracked"}[tracked], func(b *testing.B) {
+	for _, way := range []string{"plain", "tracked", "lent"} {
+		b.Run(way, func(b *testing.B) {
 			inner, _ := tcptest.Pair(b)
 			var c net.Conn = inner
-			if tracked {
-				c = newTracker(b).Track(inner, tcpstate.Origin{})
+			if way != "plain" {
+				tr := newTracker(b)
+				if way == "lent" {
+					watchPool(tr, "db", tcpstate.PoolStats{})
+				}
+				c = tr.Track(inner, tcpstate.Origin{Name: "db"})
 			}
+			b.ReportAllocs()
 			for b.Loop() {
 				c.Read(nil)
 			}

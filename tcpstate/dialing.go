@@ -62,10 +62,11 @@ type lookup struct {
 // maxAttempts bounds the addresses of one dial that are remembered.
 const maxAttempts = 32
 
-// dialed is an ended dial, or a handshake, on its way to the observers.
+// dialed is an ended dial, or a handshake or wait, on its way to the observers.
 type dialed struct {
 	dial   DialInfo
-	shake  *HandshakeInfo // nil: a dial
+	shake  *HandshakeInfo // nil: something else
+	wait   *WaitInfo      // likewise
 	tokens *token
 	e      *entry
 }
@@ -394,7 +395,7 @@ func (e *entry) synRetransmits() uint32 {
 	return s.sample.totalRetrans
 }
 
-// tellDial queues an ended dial, or a handshake, for the observers.
+// tellDial queues an ended dial, handshake or wait for the observers.
 func (t *Tracker) tellDial(d *dialed) {
 	subs := t.observers.Load()
 	if subs == nil {
@@ -405,7 +406,9 @@ func (t *Tracker) tellDial(d *dialed) {
 		case d.shake != nil && s.o.HandshakeDone != nil:
 			ev := event{what: eventHandshake, shake: d.shake, e: d.e}
 			s.push(ev)
-		case d.shake == nil && s.o.DialDone != nil:
+		case d.wait != nil && s.o.WaitDone != nil:
+			s.push(event{what: eventWait, wait: d.wait, tokens: d.tokens, e: d.e})
+		case d.shake == nil && d.wait == nil && s.o.DialDone != nil:
 			ev := event{what: eventDial, dial: d.dial, e: d.e}
 			ev.dial.Token = d.tokens.of(s)
 			s.push(ev)

@@ -146,6 +146,7 @@ type suspicion struct {
 	finFresh bool
 	finSent  uint64        // bytes sent
 	finIdle  time.Duration // since anything was sent or came
+	finRead  uint64        // lastRead
 
 	// In FIN-WAIT-2, with the descriptor held.
 	halfAt, heardAt int64 // seen first, last byte that came since
@@ -187,12 +188,12 @@ const everyRead uint64 = 1 << 62
 // entered notes that the application reads. It reports whether the connection is
 // lent by a pool that does not tell to whom.
 func (e *entry) entered() (lent bool) {
-	ep := e.t.epoch.Load()
-	return e.readEpoch.Load() != ep && e.enteredIn(ep)
+	return e.readEpoch.Load() != e.t.epoch.Load() && e.enteredAnew()
 }
 
-// enteredIn is apart so that the compiler inlines entered.
-func (e *entry) enteredIn(epoch uint64) (lent bool) {
+// enteredAnew is apart so that the compiler inlines entered.
+func (e *entry) enteredAnew() (lent bool) {
+	epoch := e.t.epoch.Load()
 	if e.readEpoch.Load() == 0 {
 		e.firstRead()
 	}

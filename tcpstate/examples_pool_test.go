@@ -17,5 +17,11 @@ var poolExamples = []exampleRow{
 		f.Evidence.note(noteLentOut, "16 of 16")
 		f.Evidence.note("waits so far", "2,301")
 	})},
+	{"not_returned_held", example(KindLeakNotReturned, Client, stuckFor(45*time.Second), use("checkout", false), func(f *Finding) { f.Cause = causeHeld })},
+	{"not_returned_held_by_foreign_pool", example(KindLeakNotReturned, Client, stuckFor(45*time.Second), func(f *Finding) {
+		f.Cause, f.Sites[0].Role = causeHeld, "last use"
+		f.Evidence.note(noteLentOut, "all 3")
+		f.Evidence.note("waits so far", "0")
+	})},
 	{"idle_in_pool_limit", example(KindCloseWaitIdleInPool, Client, many(5, 0), func(f *Finding) { f.Evidence.idleLimit(time.Minute) })},
 }

@@ -100,12 +100,21 @@ func (s *story) poolPerCall() {
 }
 
 func (s *story) notReturned() {
+	held := s.f.Cause == causeHeld
 	if out := s.fact(noteLentOut); out != "" && !s.sub.UseOpen {
-		s.say("%s connections of its pool are lent out, and somebody has had to wait; this one has moved no byte for %s.", out, min(s.ev.DataIn, s.ev.DataOut))
+		waited := ", and somebody has had to wait"
+		if held {
+			waited = ""
+		}
+		s.say("%s connections of its pool are lent out%s; this one has moved no byte for %s.", out, waited, min(s.ev.DataIn, s.ev.DataOut))
 		s.say("The line is the last one that read from it.")
 		return
 	}
-	s.say("was taken out of its pool %s ago, has moved no byte for %s, and others wait for a connection.", s.sub.UseFor, age(s.f.Age()))
+	waits := ", and others wait for a connection"
+	if held {
+		waits = ""
+	}
+	s.say("was taken out of its pool %s ago, has moved no byte for %s%s.", s.sub.UseFor, age(s.f.Age()), waits)
 }
 
 // often says how often.

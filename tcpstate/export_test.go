@@ -112,6 +112,9 @@ func Forget(c *Conn) {
 	}
 }
 
+// MaxPools is how many pools are asked for their statistics.
+const MaxPools = maxPools
+
 // MaxEnds is how many ended connections wait for the loop.
 const MaxEnds = maxEnds
 

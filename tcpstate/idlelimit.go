@@ -34,7 +34,7 @@ type idleKey struct {
 // idleDeaths are the last connections that one server has closed while they lay
 // idle.
 type idleDeaths struct {
-	idle [maxDeaths]time.Duration // before the FIN
+	idle [maxDeaths]time.Duration // before the end
 	at   [maxDeaths]int64         // when that came
 	n    int
 }
@@ -53,8 +53,8 @@ func (e *entry) idleKey() idleKey {
 	return k
 }
 
-// idleBefore returns for how long the connection had been idle when a FIN was
-// noticed that has just come: since the last byte, but for what the server says
+// idleBefore returns for how long the connection had been idle when a FIN or RST
+// was noticed that has just come: since the last byte, but for what the server says
 // in farewell.
 func (s *sample) idleBefore() time.Duration {
 	if s.recvQueue > 0 && s.recvQueue <= farewell && s.dataRecv < leastIdle {

@@ -67,12 +67,15 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	if next.fin && sus.finAt == 0 {
 		sus.finAt = cmp.Or(sus.deadAt, now) // of a clean end it is known only later
 		sus.finFresh, sus.finSent = s.sample.ok && !next.dead, s.sample.bytesSent
-		sus.finIdle = s.sample.idleBefore()
+		sus.finIdle, sus.finRead = s.sample.idleBefore(), e.lastRead()
 		if byEvent && sus.finFresh && e.liesIdle(&s.sample, &seen) {
 			t.judge.idle.note(e, sus.finIdle, now)
 		}
 	}
 	if next.dead && sus.deadAt == 0 {
+		if byEvent && sus.finAt == 0 && next.end == endReset && e.liesIdle(&s.sample, &seen) {
+			t.judge.idle.note(e, s.sample.idleBefore(), now) // some servers are that short
+		}
 		sus.deadAt = now
 	}
 	sus.hist = next
@@ -85,8 +88,8 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	t.judgeEntry(e, now, &seen)
 }
 
-// liesIdle reports whether e lies in a pool, or looks like it, as a FIN is
-// noticed.
+// liesIdle reports whether e lies in a pool, or looks like it, as its peer ends
+// it.
 func (e *entry) liesIdle(s *sample, seen *observation) bool {
 	if e.role != Client || seen.using || e.copying.Load() > 0 {
 		return false

@@ -31,6 +31,10 @@ type Observer struct {
 	// Watch.Handshaking.
 	HandshakeDone func(HandshakeInfo)
 
+	// WaitDone is told of every wait for a connection of a pool that has ended,
+	// where the pool tells of single ones, by Pool.Waiting.
+	WaitDone func(WaitInfo)
+
 	// Closed is told of every connection that has ended.
 	Closed func(ClosedInfo)
 

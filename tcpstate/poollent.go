@@ -1,6 +1,7 @@
 package tcpstate
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"sync/atomic"
@@ -57,8 +58,9 @@ type lender struct {
 	conns atomic.Int64 // open connections with the name
 
 	// As the pools have told last.
-	missed     atomic.Int64 // since when somebody misses a connection; 0: nobody does
-	full       atomic.Bool  // no connection is idle
+	busy       atomic.Int64 // since when all connections are lent out; 0: one is idle
+	missed     atomic.Int64 // since when somebody misses one; 0: nobody does
+	full       atomic.Bool  // there may be no more connections than are lent out
 	used, most atomic.Int64
 	waits      atomic.Int64 // ever
 }
@@ -67,6 +69,7 @@ type lender struct {
 type lent struct {
 	from    *lender
 	line    atomic.Uint32 // sites.ID of the last Read; 0: none yet
+	read    atomic.Uint64 // when that was, as an epoch
 	reading atomic.Int32  // calls of Read that go on
 }
 
@@ -89,6 +92,7 @@ func (tab *pollTable) lenderLocked(name string) *lender {
 func (tab *pollTable) endLocked(l *lender) {
 	l.ended.Store(true)
 	l.missed.Store(0)
+	l.busy.Store(0)
 	delete(tab.names, l.name)
 	if len(tab.names) == 0 {
 		tab.lending.Store(false)
@@ -138,13 +142,10 @@ func (e *entry) unlend() {
 // noted reports whether to remember who reads.
 func (l *lent) noted() bool { return l != nil && !l.from.ended.Load() }
 
-// missed returns since when somebody misses the connection; 0: nobody does, or
-// whoever has it waits for the peer, or nobody has been seen to have it.
-func (l *lent) missed() int64 {
-	if l == nil || l.line.Load() == 0 || l.reading.Load() > 0 {
-		return 0
-	}
-	return l.from.missed.Load()
+// inUse reports whether somebody may have the connection who does nothing with
+// it: one who was seen to have read, and who does not wait for the peer.
+func (l *lent) inUse() bool {
+	return l != nil && l.line.Load() != 0 && l.reading.Load() == 0
 }
 
 // mayBeIdle reports whether the connection may lie in its pool.
@@ -163,7 +164,11 @@ func (l *lent) evidence(ev *Evidence) {
 	if l == nil {
 		return
 	}
-	ev.note(noteLentOut, fmt.Sprintf("%d of %d", l.from.used.Load(), l.from.most.Load()))
+	out := fmt.Sprintf("%d of %d", l.from.used.Load(), l.from.most.Load())
+	if l.from.most.Load() == 0 {
+		out = fmt.Sprintf("all %d", l.from.used.Load())
+	}
+	ev.note(noteLentOut, out)
 	ev.note("waits so far", thousands(int(l.from.waits.Load())))
 }
 
@@ -171,7 +176,8 @@ const noteLentOut = "lent out"
 
 // shortage is what the loop knows of a pool by what it told before.
 type shortage struct {
-	full   bool      // no connection is idle
+	full   bool      // no connection is idle, and there may be no more
+	busy   int64     // since when none is idle; 0: one is, or there is none
 	missed int64     // since when somebody misses one; 0: nobody does
 	waits  PoolTimes // as told
 }
@@ -182,6 +188,9 @@ type shortage struct {
 // time, when one was idle, that holds as long as no wait has ended.
 func (x shortage) next(s *PoolStats, now int64) shortage {
 	y := shortage{full: s.Max > 0 && s.Used >= s.Max, waits: s.Waits}
+	if s.Used > 0 && (y.full || s.Idle == 0) {
+		y.busy = cmp.Or(x.busy, now)
+	}
 	rose := s.Waits.Count > x.waits.Count
 	switch {
 	case !y.full:
@@ -223,7 +232,7 @@ func (t *Tracker) poll() {
 		}
 		p.last = p.last.next(&s, now)
 		if told[p.from] == nil {
-			told[p.from] = &lenderTold{full: true, missed: math.MaxInt64}
+			told[p.from] = &lenderTold{full: true, busy: none, missed: none}
 		}
 		told[p.from].add(&s, &p.last)
 		if p.last.full {
@@ -245,36 +254,42 @@ func (t *Tracker) poll() {
 // lenderTold is what all pools of a lender have told.
 type lenderTold struct {
 	full             bool  // all are
-	missed           int64 // since when in all of them; 0: not in all
+	busy, missed     int64 // since when in all of them; 0: not in all
 	idle, used, most int
-	waits            int
+	waits            int64
 }
 
 func (sum *lenderTold) add(s *PoolStats, x *shortage) {
 	sum.full = sum.full && x.full
-	switch {
-	case x.missed == 0 || sum.missed == 0:
-		sum.missed = 0
-	case sum.missed == math.MaxInt64:
-		sum.missed = x.missed
-	default:
-		sum.missed = max(sum.missed, x.missed)
-	}
+	sum.busy, sum.missed = both(sum.busy, x.busy), both(sum.missed, x.missed)
 	sum.idle += s.Idle
 	sum.used += s.Used
 	sum.most += s.Max
 	sum.waits += max(s.Waits.Count, 0)
 }
 
+// none is since when something is so in all pools, before the first one.
+const none = math.MinInt64
+
+// both returns since when two things are so: one since a, the other since b; 0:
+// they are not.
+func both(a, b int64) int64 {
+	if a == 0 || b == 0 {
+		return 0
+	}
+	return max(a, b)
+}
+
 // tell sets what the pools of l have told. More connections than they have are
 // not theirs alone: then nobody knows which ones are lent out.
 func (l *lender) tell(sum *lenderTold) {
 	if l.conns.Load() > int64(sum.used+sum.idle) {
-		sum.full, sum.missed = false, 0
+		sum.full, sum.busy, sum.missed = false, 0, 0
 	}
+	l.busy.Store(sum.busy)
 	l.full.Store(sum.full)
 	l.missed.Store(sum.missed)
 	l.used.Store(int64(sum.used))
 	l.most.Store(int64(sum.most))
-	l.waits.Store(int64(sum.waits))
+	l.waits.Store(sum.waits)
 }

@@ -212,12 +212,27 @@ func (c *poolingChore) run(t *Tracker, now int64) {
 }
 
 // notReturned judges a connection that is lent out, moves nothing, and is
-// missed.
+// missed, or held for longer than it may be.
 func (f *facts) notReturned() verdict {
-	if f.wait.missed == 0 || f.limits.Borrowed == off || f.expect.LongLived {
+	if f.expect.LongLived {
 		return verdict{}
 	}
 	moved := f.now - int64(min(f.sample.dataRecv, f.sample.dataSent))
-	from := max(f.wait.missed, moved, f.progressAt)
-	return f.after(from+int64(f.limits.Borrowed), verdict{kind: KindLeakNotReturned, since: from})
+	v := verdict{kind: KindLeakNotReturned}
+	if at := f.wait.missed; at != 0 && f.limits.Borrowed != off {
+		v.since = max(at, moved)
+		if v = f.after(v.since+int64(f.limits.Borrowed), v); v.kind != "" {
+			return v
+		}
+	}
+	if at := f.wait.held; at != 0 && f.limits.Held != off {
+		held := verdict{kind: KindLeakNotReturned, cause: causeHeld, since: max(at, moved)}
+		if held = f.after(held.since+int64(f.limits.Held), held); held.kind != "" || v.due == 0 || held.due < v.due {
+			return held
+		}
+	}
+	return verdict{due: v.due}
 }
+
+// causeHeld is that of a connection that nobody waits for.
+const causeHeld = "held"

@@ -73,6 +73,34 @@ func TestPoolsThatAreOfUseAreNotReported(t *testing.T) {
 	}
 }
 
+func TestAConnectionThatIsHeldForTooLong(t *testing.T) {
+	r := newRig(t)
+	r.clk.Pace(100)
+	c, s := r.dialed(tcpstate.Expect{})
+	p := r.tr.NewPool(tcpstate.Origin{Name: "db"})
+	defer c.Watch().Borrow(t.Context(), p, tcpstate.Use{Name: "checkout"})()
+	r.say(c, "query", s)
+	r.say(s, "answer", c)
+	r.clk.Advance(100 * time.Second)
+	r.silent()
+	require.ErrorContains(t, r.tr.Set(func(c *tcpstate.Config) { c.Thresholds.Held = time.Second }), "Held")
+	require.NoError(t, r.tr.Set(func(c *tcpstate.Config) { c.Thresholds.Held = 3 * time.Minute }))
+	r.clk.Advance(60 * time.Second)
+	r.silent()
+	r.clk.Advance(40 * time.Second)
+	f := r.one(tcpstate.KindLeakNotReturned)
+	require.Equal(t, "held", f.Cause)
+	require.NotContains(t, f.Summary, "others wait")
+	p.Waits()
+	r.clk.Advance(12 * time.Second)
+	require.Empty(t, r.one(tcpstate.KindLeakNotReturned).Cause, "now somebody misses it")
+	p.Waited()
+	r.say(c, "query", s)
+	r.say(s, "answer", c)
+	r.clk.Advance(12 * time.Second)
+	require.Empty(t, r.tr.Findings())
+}
+
 func TestAConnectionThatIsMissedInItsPool(t *testing.T) {
 	l := newLive(t, func(c *tcpstate.Config) { c.Thresholds.Borrowed = 2 * time.Second })
 	client, server := l.dialed(tcpstate.Expect{})

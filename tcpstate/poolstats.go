@@ -18,8 +18,8 @@ type PoolStats struct {
 	Max              int // of both together; 0: no limit
 	IdleMax, IdleMin int // 0: no limit, or not known
 
-	Pending  int // requests that wait for a connection now; may be negative
-	Timeouts int // requests that gave up waiting, ever; may be negative
+	Pending  int   // requests that wait for a connection now; may be negative
+	Timeouts int64 // requests that gave up waiting, ever; may be negative
 
 	Waits   PoolTimes // requests that had to wait for a connection
 	Uses    PoolTimes // connections that were given back
@@ -35,14 +35,14 @@ type PoolStats struct {
 // PoolTimes is how often something happened and how long it took together. A
 // negative Count means that the pool does not count it.
 type PoolTimes struct {
-	Count int
+	Count int64
 	Time  time.Duration
 }
 
 // PoolDiscards is how many connections a pool has closed for one reason, ever.
 type PoolDiscards struct {
 	Reason DiscardReason
-	Count  int
+	Count  int64
 }
 
 // DiscardReason says why a pool did not keep a connection.
@@ -83,8 +83,8 @@ type polled struct {
 
 // Report lets the pool tell of itself: stats is called, from any goroutine and
 // with no lock of the tracker held, whenever somebody wants to know. It must be
-// quick. When it returns false, or stop is called, it is forgotten; until then
-// the tracker keeps whatever it refers to. Beyond 256 pools, nothing is told,
+// quick. When it returns false or panics, or stop is called, it is forgotten;
+// until then the tracker keeps whatever it refers to. Beyond 256 pools, nothing is told,
 // which Stats counts.
 func (p *Pool) Report(stats func() (s PoolStats, ok bool)) (stop func()) {
 	if p == nil || stats == nil {
@@ -156,10 +156,11 @@ func (t *Tracker) asked(p *polled) (s PoolStats, ok bool) {
 			t.panicked(r)
 			ok = false
 		}
+		if !ok {
+			t.dropPolled(p)
+		}
 	}()
-	if s, ok = p.ask(); !ok {
-		t.dropPolled(p)
-	}
+	s, ok = p.ask()
 	s.Name = p.name
 	return s, ok
 }

@@ -30,6 +30,9 @@ const (
 	// staleFIN is how long the peer's FIN must have been there for a write
 	// after it to be avoidable: less is a race that nobody can win.
 	staleFIN = 100 * time.Millisecond
+	// atOnce is how much time passes at most between a goodbye, such as MySQL's
+	// COM_QUIT, PostgreSQL's Terminate or a close_notify, and the Close after it.
+	atOnce = 10 * time.Millisecond
 	// resetWindow is the time in which severalResets are worth a warning.
 	resetWindow   = int64(time.Minute)
 	severalResets = 3
@@ -53,6 +56,7 @@ type parting struct {
 
 	finSeen bool          // and when nothing else had happened yet
 	finSent uint64        // bytes sent by then
+	goodbye bool          // what was sent later was: nobody read, and Close came at once
 	young   time.Duration // from birth to death
 }
 
@@ -97,7 +101,7 @@ func (p *parting) received() (k Kind, cause string, repeats bool) {
 		if p.finSeen {
 			wrote = s.bytesSent > p.finSent
 		}
-		if p.role == Server || !wrote {
+		if p.role == Server || !wrote || p.goodbye {
 			return "", "", false // it had closed before
 		}
 		return KindResetReuseAfterFIN, "", true
@@ -192,6 +196,7 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 			r.at = min(r.at, sus.deadAt)
 		}
 		p.finSeen, p.finSent = sus.finFresh, sus.finSent
+		p.goodbye = p.finSeen && e.saidGoodbye(sus)
 	}
 	p.young = time.Duration(r.at - int64(e.born.Sub(t.base)))
 	r.kind, r.cause, r.repeats = p.reset()
@@ -218,6 +223,15 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 		r.idle = max(min(s.dataRecv, s.dataSent)-time.Duration(sampledAt-r.at), 0)
 	}
 	return r, true
+}
+
+// saidGoodbye reports whether what the application wrote after the peer's FIN was
+// the goodbye of its protocol: it waited for no answer and closed at once. A
+// driver that finds its idle connection dead does so. The caller holds mu.
+func (e *entry) saidGoodbye(sus *suspicion) bool {
+	s, end := e.final(), int64(e.end.at.Sub(e.t.base))
+	return e.flags.Load()&flagWrapped != 0 && e.lastRead() == sus.finRead && s.ok && s.dataSent < atOnce &&
+		(sus.deadAt == 0 || end-sus.deadAt < int64(atOnce))
 }
 
 // resetKey is what the resets of a record share.

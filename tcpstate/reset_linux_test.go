@@ -225,6 +225,7 @@ func (r *rig) reuses(fin time.Duration) {
 	_, err := c.Write([]byte("GET"))
 	require.NoError(r, err)
 	tcptest.WaitState(r, c, tcptest.Closed)
+	r.clk.Settle() // the death is seen when it happens
 	r.clk.Advance(time.Second)
 	require.NoError(r, c.Close())
 }
@@ -243,6 +244,37 @@ func TestAReuseAfterTheServerClosedIsCounted(t *testing.T) {
 	r.clk.Advance(4 * time.Second)
 	require.Equal(t, tcpstate.Warning, r.one(tcpstate.KindResetReuseAfterFIN).Severity)
 	require.NoError(t, keep.Close())
+}
+
+// What a driver writes to say goodbye to a connection that it has found dead
+// fails nobody.
+func TestAGoodbyeToAServerThatHasClosedIsNoReuse(t *testing.T) {
+	r := newRig(t)
+	for range 3 {
+		c, s := r.dialed(tcpstate.Expect{Pooled: true})
+		r.say(c, "GET", s)
+		r.say(s, "200", c)
+		r.closes(s, c.TCPConn)
+		r.clk.Advance(10 * time.Second)
+		_, err := c.Write([]byte("QUIT"))
+		require.NoError(t, err)
+		tcptest.WaitState(t, c, tcptest.Closed)
+		require.NoError(t, c.Close())
+	}
+	require.Empty(t, r.tally())
+
+	c, s := r.dialed(tcpstate.Expect{Pooled: true})
+	r.say(c, "GET", s)
+	r.say(s, "200", c)
+	r.closes(s, c.TCPConn)
+	r.clk.Advance(10 * time.Second)
+	_, err := c.Write([]byte("GET"))
+	require.NoError(t, err)
+	tcptest.WaitState(t, c, tcptest.Closed)
+	_, err = c.Read(make([]byte, 1)) // the answer, that somebody waits for
+	require.Error(t, err)
+	require.NoError(t, c.Close())
+	r.countsOne(tcpstate.KindResetReuseAfterFIN, "")
 }
 
 func TestAServerThatRefusesAnUploadAgainAndAgainIsAWarning(t *testing.T) {

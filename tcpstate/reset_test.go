@@ -45,6 +45,7 @@ func TestAResetIsExplainedByWhatWasSeenBefore(t *testing.T) {
 		{"a client that leaves", parting{role: Server, hist: dead(history{}), last: exchange}, KindResetUnexplained, "partial_data", false},
 
 		{"written after the FIN", parting{hist: dead(history{fin: true, finFirst: true}), last: awaiting, finSeen: true, finSent: 100}, KindResetReuseAfterFIN, "", true},
+		{"a goodbye after the FIN", parting{hist: dead(history{fin: true, finFirst: true}), last: awaiting, finSeen: true, finSent: 100, goodbye: true}, "", "", false},
 		{"not written after the FIN", parting{hist: dead(history{fin: true, finFirst: true}), last: awaiting, finSeen: true, finSent: 200}, "", "", false},
 		{"a FIN that only the reader saw", parting{hist: dead(history{}), last: awaiting, read: readEOF}, KindResetReuseAfterFIN, "", true},
 		{"a FIN after the answer", parting{hist: dead(history{}), last: exchange, read: readEOF}, "", "", false},

@@ -26,7 +26,9 @@ type event struct {
 	closed  ClosedInfo
 	dial    DialInfo
 	shake   *HandshakeInfo
-	e       *entry // of dial, shake and closed
+	wait    *WaitInfo
+	tokens  *token // of wait
+	e       *entry // of dial, shake, wait and closed
 }
 
 type eventKind uint8
@@ -34,6 +36,7 @@ type eventKind uint8
 const (
 	eventDial eventKind = iota
 	eventHandshake
+	eventWait
 	eventClosed
 	eventOpened
 	eventChanged
@@ -150,6 +153,8 @@ func (s *subscriber) tell(ev *event) {
 			ev.e.mu.Unlock()
 			o.HandshakeDone(info)
 		}
+	case eventWait:
+		s.tellWait(ev)
 	case eventClosed:
 		if o.Closed != nil {
 			// A token that DialDone returned came after the event was queued.

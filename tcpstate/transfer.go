@@ -15,6 +15,8 @@ func (o *openLook) inTransfer() bool {
 		return true // asked in vain
 	case s.notSent > 0 && s.noWindow():
 		return true
+	case o.seen.wait.held != 0 && o.limits.Held != off:
+		return true
 	case o.seen.expect.Heartbeat > 0, o.seen.wait.dueBy(o.now + 2*o.sweep):
 		return true
 	case s.heard() > o.limits.Idle:
@@ -156,6 +158,7 @@ type answerWait struct {
 	silence      time.Duration // that is declared; 0: nothing is
 	reading      bool          // the application waits for more of an answer that has begun
 	told         bool          // reading would be known
+	held         int64         // since when the connection is lent out, for all that is known; 0: it is not
 	missed       int64         // when the connection was taken from a pool that somebody waits for; 0: nobody does
 }
 

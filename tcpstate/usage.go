@@ -283,12 +283,16 @@ func (e *entry) waitLocked(x *Expect) answerWait {
 	if u := e.uses; u != nil && u.next == nil && !u.hijacked && !u.upgraded {
 		w.begun, w.until = max(int64(u.begun.Sub(e.t.base)), 1), u.until
 		w.reading, w.told = u.waits.Load() > 0, !u.plain
-		if u.pool != nil && u.pool.waiting.Load() > 0 {
-			w.missed = w.begun
+		if u.pool != nil {
+			w.held = w.begun
+			if u.pool.waiting.Load() > 0 {
+				w.missed = w.begun
+			}
 		}
 	}
-	if w.missed == 0 && e.flags.Load()&flagWrapped != 0 {
-		w.missed = e.lent.Load().missed()
+	if l := e.lent.Load(); w.missed == 0 && l.inUse() {
+		at := e.t.epochTime(l.read.Load())
+		w.missed, w.held = both(l.from.missed.Load(), at), both(l.from.busy.Load(), at)
 	}
 	return w
 }

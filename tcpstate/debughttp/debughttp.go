@@ -1,7 +1,7 @@
 // Package debughttp serves a page with what a tracker knows, for people and, as
-// JSON, for programs: findings, dials in progress, listeners, connections,
-// sockets that were closed and still wait for their peer, and what this machine
-// does not let it see.
+// JSON, for programs: findings, dials in progress, listeners, pools,
+// connections, sockets that were closed and still wait for their peer, and what
+// this machine does not let it see.
 //
 // The page shows addresses in full and reads every connection from the kernel
 // when it is asked for. Mount it where other debug pages are, not where the

@@ -19,6 +19,7 @@ type view struct {
 	Facilities []tcpstate.Facility `json:"facilities"`
 	Dials      []dial              `json:"dials"`
 	Listeners  []listener          `json:"listeners"`
+	Pools      []pool              `json:"pools,omitempty"`
 	Closing    []closing           `json:"closing"`
 	Conns      []conn              `json:"connections"`
 	More       int                 `json:"connections_not_shown"`
@@ -27,6 +28,7 @@ type view struct {
 	MoreCounted   int `json:"counted_not_shown,omitempty"`
 	MoreDials     int `json:"dials_not_shown,omitempty"`
 	MoreListeners int `json:"listeners_not_shown,omitempty"`
+	MorePools     int `json:"pools_not_shown,omitempty"`
 	MoreClosing   int `json:"closing_not_shown,omitempty"`
 
 	ByState    map[string]int      `json:"-"`
@@ -146,6 +148,9 @@ func collect(t *tcpstate.Tracker, n int) *view {
 	}
 	for s := range t.Listeners() {
 		add(&v.Listeners, &v.MoreListeners, n, func() listener { return listenerOf(&s) })
+	}
+	for s := range t.Pools() {
+		add(&v.Pools, &v.MorePools, n, func() pool { return poolOf(&s) })
 	}
 	for s := range t.Closing() {
 		v.ByState[s.State.SemConv()]++

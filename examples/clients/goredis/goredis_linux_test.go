@@ -55,44 +55,60 @@ func (s *setup) client() *redis.Client {
 	return client
 }
 
-func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
-	both(t, func(t *testing.T, s *setup) {
-		opt := s.options(t)
-		opt.MaxRetries = 3
-		client := New(s.rig.Dialer("cache"), opt)
-		sub := client.Subscribe(t.Context(), "news")
-		news := sub.Channel()
-		use := func() {
-			require.NoError(t, client.Set(t.Context(), "k", "v", 0).Err())
-			_, err := client.Pipelined(t.Context(), func(p redis.Pipeliner) error {
-				p.Get(t.Context(), "k")
-				p.Incr(t.Context(), "n")
-				return nil
-			})
-			require.NoError(t, err)
-			conn := client.Conn()
-			require.NoError(t, conn.Ping(t.Context()).Err())
-			require.NoError(t, conn.Close())
-			harness.WaitUntil(t, "the subscription", func() bool {
-				return client.Publish(t.Context(), "news", "x").Val() == 1
-			})
-			<-news
-		}
+// seen returns the recipe that sees the reads of the client.
+func (s *setup) seen() func(d *dialer.Dialer, opt *redis.Options) *redis.Client {
+	if s.tls != nil {
+		return NewTLS
+	}
+	return New
+}
 
-		use()
-		s.rig.Rest(t, time.Minute)
-		s.srv.Restart(t)
-		use()
-		s.rig.Rest(t, time.Minute)
-		s.srv.Kill(t)
-		s.srv.Start(t)
-		use()
-		s.rig.Silent(t)
-		require.NoError(t, sub.Close())
-		require.NoError(t, client.Close())
-		s.rig.WaitGone(t, "cache")
-		s.rig.Silent(t)
-	})
+func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) { s.program(New) })
+}
+
+func TestAProgramWithoutALeakIsSilentAcrossARestartWhereItsReadsAreSeen(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) { s.program(s.seen()) })
+}
+
+// program is one without a leak, whose server is restarted and killed.
+func (s *setup) program(recipe func(*dialer.Dialer, *redis.Options) *redis.Client) {
+	t := s.t
+	opt := s.options(t)
+	opt.MaxRetries = 3
+	client := recipe(s.rig.Dialer("cache"), opt)
+	sub := client.Subscribe(t.Context(), "news")
+	news := sub.Channel()
+	use := func() {
+		require.NoError(t, client.Set(t.Context(), "k", "v", 0).Err())
+		_, err := client.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+			p.Get(t.Context(), "k")
+			p.Incr(t.Context(), "n")
+			return nil
+		})
+		require.NoError(t, err)
+		conn := client.Conn()
+		require.NoError(t, conn.Ping(t.Context()).Err())
+		require.NoError(t, conn.Close())
+		harness.WaitUntil(t, "the subscription", func() bool {
+			return client.Publish(t.Context(), "news", "x").Val() == 1
+		})
+		<-news
+	}
+
+	use()
+	s.rig.Rest(t, time.Minute)
+	s.srv.Restart(t)
+	use()
+	s.rig.Rest(t, time.Minute)
+	s.srv.Kill(t)
+	s.srv.Start(t)
+	use()
+	s.rig.Silent(t)
+	require.NoError(t, sub.Close())
+	require.NoError(t, client.Close())
+	s.rig.WaitGone(t, "cache")
+	s.rig.Silent(t)
 }
 
 // A connection that the server has closed is inventory while it lies in the
@@ -126,6 +142,9 @@ func TestADeadIdleConnectionIsNoticedBeforeItIsUsed(t *testing.T) {
 		}
 		require.NoError(t, client.Ping(t.Context()).Err())
 		s.rig.Silent(t)
+		if s.tls == nil {
+			require.Empty(t, s.rig.Tracker.Counted(), "nothing was asked over the dead connection")
+		}
 	})
 }
 
@@ -153,27 +172,26 @@ func TestTheSocketHasTheOptionsThatGoRedisSets(t *testing.T) {
 
 func TestTheClientsOwnTimeoutsHold(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		opt := s.options(t)
-		opt.ReadTimeout = 50 * time.Millisecond
-		client := New(s.rig.Dialer("cache"), opt)
-		defer client.Close()
+		client := s.client()
 		require.NoError(t, client.Ping(t.Context()).Err())
 		s.path.Stall()
-		err := client.Ping(t.Context()).Err()
+		err := client.WithTimeout(50 * time.Millisecond).Ping(t.Context()).Err()
 		var timeout net.Error
 		require.ErrorAs(t, err, &timeout)
 		require.True(t, timeout.Timeout())
 		s.path.Flow()
 		s.rig.WaitGone(t, "cache") // go-redis closes it
 
-		opt = s.options(t)
-		opt.Addr = tcptest.DeadListener(t)
-		opt.DialTimeout = 50 * time.Millisecond
-		opt.DialerRetries = 1
-		lost := New(s.rig.Dialer("cache"), opt)
-		defer lost.Close()
-		require.ErrorAs(t, lost.Ping(t.Context()).Err(), &timeout)
-		require.True(t, timeout.Timeout())
+		for _, recipe := range []func(*dialer.Dialer, *redis.Options) *redis.Client{New, s.seen()} {
+			opt := s.options(t)
+			opt.Addr = tcptest.DeadListener(t)
+			opt.DialTimeout = 50 * time.Millisecond
+			opt.DialerRetries = 1
+			lost := recipe(s.rig.Dialer("cache"), opt)
+			require.ErrorAs(t, lost.Ping(t.Context()).Err(), &timeout)
+			require.True(t, timeout.Timeout())
+			require.NoError(t, lost.Close())
+		}
 		s.rig.Silent(t)
 	})
 }

@@ -1,12 +1,14 @@
 package goredis
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tcpstate/tcpstate-go/examples/clients/internal/harness"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
@@ -52,5 +54,25 @@ func TestAClientThatIsForgottenIsFound(t *testing.T) {
 		}()
 		s.rig.WaitCollected(t, "cache")
 		s.rig.Finds(t, tcpstate.KindLeakCollected, "cache", "", "")
+	})
+}
+
+func TestAConnectionThatIsKeptIsFoundWhenItIsMissed(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		opt := s.options(t)
+		opt.PoolSize = 1
+		client := s.seen()(s.rig.Dialer("cache"), opt)
+		defer client.Close()
+		defer WatchPool(s.rig.Tracker, "cache", client)()
+		c := client.Conn()
+		defer c.Close()
+		require.NoError(t, c.Ping(t.Context()).Err()) // leak: kept
+		ctx, cancel := context.WithCancel(t.Context())
+		missed := make(chan error, 1)
+		go func() { missed <- client.Ping(ctx).Err() }()
+		harness.WaitUntil(t, "the wait", func() bool { return client.PoolStats().PendingRequests > 0 })
+		s.rig.Finds(t, tcpstate.KindLeakNotReturned, "cache", "last use", "kept")
+		cancel()
+		require.Error(t, <-missed)
 	})
 }

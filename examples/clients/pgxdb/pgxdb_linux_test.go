@@ -36,7 +36,6 @@ func both(t *testing.T, f func(t *testing.T, s *setup)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := &setup{t: t, srv: harness.Postgres(t, certs), rig: harness.New(t)}
-			s.rig.Clock.Pace(100) // whether a byte moves is asked of the kernel
 			require.NoError(t, s.rig.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, Hide) }))
 			s.path = harness.NewPath(t, s.srv.Addr())
 			s.url = fmt.Sprintf("postgres://postgres@%s/postgres?connect_timeout=30&sslmode=%s", s.path.Addr(), ssl)
@@ -100,11 +99,7 @@ func (s *setup) miss(p *pgxpool.Pool) {
 		cancel()
 		require.ErrorIs(s.t, <-ended, context.Canceled)
 	})
-	harness.WaitUntil(s.t, "the wait", func() bool { return p.Stat().EmptyAcquireCount() >= 1 || waits(p) })
 }
-
-// waits reports whether all connections are in use: who asks then, waits.
-func waits(p *pgxpool.Pool) bool { return p.Stat().AcquiredConns() == p.Stat().MaxConns() }
 
 func TestATransactionThatIsNotEndedIsFoundWhenTheServerEndsIt(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
@@ -114,6 +109,18 @@ func TestATransactionThatIsNotEndedIsFoundWhenTheServerEndsIt(t *testing.T) {
 		s.srv.Stop(t)
 		s.rig.WaitState(t, "orders", tcpstate.CloseWait, 1)
 		s.rig.Finds(t, tcpstate.KindCloseWaitUnreadBody, "orders", "use", "transaction")
+	})
+}
+
+func TestAPoolForEveryCallIsFound(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		for range 10 {
+			p, err := NewPool(t.Context(), s.rig.Dialer("orders"), s.rig.Tracker, s.config(1)) // leak: pool
+			require.NoError(t, err)
+			t.Cleanup(p.Close)
+			require.NoError(t, p.Ping(t.Context()))
+		}
+		s.rig.Finds(t, tcpstate.KindLeakPoolPerCall, "orders", "pool", "pool")
 	})
 }
 

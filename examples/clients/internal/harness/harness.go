@@ -11,9 +11,8 @@
 //	rig.Finds(t, tcpstate.KindCloseWaitEOFSeen, "cache", "dial", "lost") // at the line marked "// leak: lost"
 //	rig.Silent(t)                                                        // nothing above inventory, ever
 //
-// The clock of a rig stands still between calls of Advance, Finds and Silent.
-// What the kernel measures (unacknowledged bytes, lost probes) needs real time:
-// call rig.Clock.Pace before the first connection.
+// The clock of a rig stands still but in Advance, Rest, Finds and Silent, and
+// then runs a hundred times as fast as real time.
 //
 // Each client has a directory with its recipe, which is the code that the
 // documentation shows, the tests, and row.json, see Row. Main, called by the

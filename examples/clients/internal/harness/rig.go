@@ -29,6 +29,11 @@ type Rig struct {
 	stop     func()
 }
 
+// pace is how much faster than real time the clock of a rig runs. The kernel's
+// timers and the client's goroutines keep up with it, and thirty seconds are
+// over soon.
+const pace = 100
+
 // New returns a rig. Its tracker is closed when the test ends.
 func New(t testing.TB) *Rig {
 	t.Helper()
@@ -36,6 +41,7 @@ func New(t testing.TB) *Rig {
 	// The line to open is that of the client's user, not of this package.
 	r.Tracker.Config.HideFrames = []string{"github.com/tcpstate/tcpstate-go/examples/clients/internal/harness."}
 	r.Clock = testclock.Install(r.Tracker)
+	r.Clock.Pace(pace)
 	r.observe()
 	t.Cleanup(func() {
 		r.Tracker.Close()
@@ -86,20 +92,24 @@ func (r *Rig) WaitState(t testing.TB, name string, s tcpstate.State, n int) {
 // Advance moves the clock of the rig.
 func (r *Rig) Advance(d time.Duration) { r.Clock.Advance(d) }
 
-// Rest waits until the connections are at rest, no byte on its way and no
-// socket dead, and moves the clock by d. Programs without a leak let time pass
-// in this way: the clock outruns the client, whose reactions take real time.
+// Rest moves the clock by d, but only while the connections are at rest, no byte
+// on its way and no socket dead. Programs without a leak let time pass in this
+// way: what a client does at once takes real time, in which no clock must run.
 func (r *Rig) Rest(t testing.TB, d time.Duration) {
 	t.Helper()
-	WaitUntil(t, "the connections to be at rest", func() bool {
-		for c := range r.Tracker.Conns() {
-			if c.RecvQueue != 0 || c.SendQueue != 0 || c.Open && c.State == tcpstate.Closed {
-				return false
-			}
+	for passed := time.Duration(0); passed < d; passed += time.Second {
+		WaitUntil(t, "the connections to be at rest", r.atRest)
+		r.Clock.Advance(time.Second)
+	}
+}
+
+func (r *Rig) atRest() bool {
+	for c := range r.Tracker.Conns() {
+		if c.RecvQueue != 0 || c.SendQueue != 0 || c.Open && c.State == tcpstate.Closed {
+			return false
 		}
-		return true
-	})
-	r.Clock.Advance(d)
+	}
+	return true
 }
 
 // WaitGone waits until no connection called name is open. That one is closed
@@ -136,7 +146,6 @@ func (r *Rig) Finds(t testing.TB, kind tcpstate.Kind, name, role, word string) t
 	t.Helper()
 	for passed := time.Duration(0); passed < patience; passed += time.Second {
 		r.Clock.Advance(time.Second)
-		time.Sleep(time.Millisecond) // for what the kernel and the client do meanwhile
 		found := r.Tracker.Findings()
 		i := slices.IndexFunc(found, func(f tcpstate.Finding) bool { return f.Kind == kind && f.Subject.Name == name })
 		if i < 0 {

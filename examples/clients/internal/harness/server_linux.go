@@ -130,6 +130,23 @@ func (s *Server) run(t testing.TB, name string, args ...string) {
 	require.NoErrorf(t, err, "%s", out)
 }
 
+// template makes the server's directory "data" a copy of what install has made
+// of it for the first server called name.
+func (s *Server) template(t testing.TB, name string, install func(data string)) string {
+	t.Helper()
+	data := filepath.Join(s.dir, "data")
+	templates.Lock()
+	defer templates.Unlock()
+	dir, ok := templates.dirs[name]
+	if !ok {
+		install(data)
+		data, dir = newTemplate(t, name), data // copied the other way round
+	}
+	out, err := exec.CommandContext(t.Context(), "cp", "-a", dir+"/.", data).CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	return filepath.Join(s.dir, "data")
+}
+
 // Addr returns the address of the server, "127.0.0.1:port". It stays when the
 // server is restarted.
 func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }

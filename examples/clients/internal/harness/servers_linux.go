@@ -96,6 +96,21 @@ func MariaDB(t testing.TB, certs *Certs, args ...string) *Server {
 	return s
 }
 
+// FerretDB starts a server of MongoDB's protocol, which Debian does not have:
+// FerretDB with SQLite. With certs it speaks TLS only. The first time it is
+// compiled, which takes a minute.
+func FerretDB(t testing.TB, certs *Certs) *Server {
+	t.Helper()
+	s := newServer(t, "")
+	s.spec.binary = build(t, "ferretdb")
+	s.spec.args = []string{"-addr", s.Addr(), "-dir", s.dir}
+	if certs != nil {
+		s.spec.args = append(s.spec.args, "-cert", s.file(t, "cert.pem", certs.Cert), "-key", s.file(t, "key.pem", certs.Key))
+	}
+	s.Start(t)
+	return s
+}
+
 // Nginx starts nginx with what is to stand in its server block, such as
 // "location / { return 200 hello; }". With certs it speaks TLS, and HTTP/2 to
 // those who ask for it.

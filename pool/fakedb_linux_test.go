@@ -26,13 +26,14 @@ import (
 type server struct {
 	addr    string
 	answers chan struct{}
+	ended   chan struct{} // closed when the test is over
 
 	mu    sync.Mutex // guards following fields
 	conns map[net.Conn]struct{}
 }
 
 func newServer(t *testing.T, config *tls.Config) *server {
-	s := &server{answers: make(chan struct{}), conns: make(map[net.Conn]struct{})}
+	s := &server{answers: make(chan struct{}), ended: make(chan struct{}), conns: make(map[net.Conn]struct{})}
 	ln := tcptest.Listen(t)
 	s.addr = ln.Addr().String()
 	var wg sync.WaitGroup
@@ -59,11 +60,12 @@ func newServer(t *testing.T, config *tls.Config) *server {
 	return s
 }
 
-// restart closes all connections.
+// restart closes all connections, not without a word.
 func (s *server) restart() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
+		io.WriteString(c, "shutting down\n")
 		c.Close()
 	}
 	clear(s.conns)
@@ -74,7 +76,10 @@ func (s *server) serve(c net.Conn) {
 		rows := 0
 		switch cmd := in.Text(); {
 		case cmd == "wait":
-			<-s.answers
+			select {
+			case <-s.answers:
+			case <-s.ended:
+			}
 		case strings.HasPrefix(cmd, "rows "):
 			fmt.Sscanf(cmd, "rows %d", &rows)
 		}
