@@ -30,6 +30,7 @@ type facts struct {
 	lastRead  readResult // how the last Read ended, when none followed
 	readErr   readResult // the gravest end of a Read so far
 	using     bool       // a use is in progress
+	upgraded  bool       // and has no answer to be read to the end
 	open      Kind       // of the finding that is open already; empty: none
 	expect    *Expect
 	near      bool // the peer is on this host
@@ -90,11 +91,11 @@ func (f *facts) passiveClose() verdict {
 	}
 	v := verdict{since: f.finAt}
 	switch {
-	case f.using && f.role == Client && (f.readErr != readEOF || f.sample.recvQueue > 0):
+	case f.using && !f.upgraded && f.role == Client && (f.readErr != readEOF || f.sample.recvQueue > 0):
 		v.kind = KindCloseWaitUnreadBody
 	case f.readErr == readEOF:
 		v.kind = KindCloseWaitEOFSeen
-	case f.lastRead != readNothing && !f.using:
+	case f.lastRead != readNothing && (!f.using || f.upgraded):
 		v.kind, v.cause = KindCloseWaitErrorPath, f.lastRead.String()
 	case f.role == Server && !f.blind && !f.everRead && !f.everWrote:
 		v.kind = KindCloseWaitNeverRead

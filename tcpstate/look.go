@@ -100,14 +100,15 @@ func (e *entry) liesIdle(s *sample, seen *observation) bool {
 
 // observation is what a look found in the entry, beside the sample.
 type observation struct {
-	readErr readResult
-	wait    answerWait
-	watched bool // an error that nobody has taken would be seen
-	using   bool
-	uses    uint32
-	expect  Expect
-	behalf  *Usage // the only use in progress, if it is on behalf of down
-	down    *entry
+	readErr  readResult
+	wait     answerWait
+	watched  bool // an error that nobody has taken would be seen
+	using    bool
+	upgraded bool // the use in progress has no answer to be read to the end
+	uses     uint32
+	expect   Expect
+	behalf   *Usage // the only use in progress, if it is on behalf of down
+	down     *entry
 }
 
 // observe samples e because of an event with these bits, or none. It reports
@@ -135,8 +136,11 @@ func (e *entry) sampled(s *sampler) (o observation, err error) {
 		readErr: e.readErr, watched: e.armed || s.poll, using: e.uses != nil, uses: e.useCount,
 		expect: x, wait: e.waitLocked(&x),
 	}
-	if u := e.uses; u != nil && u.next == nil && u.down != nil {
-		o.behalf, o.down = u, u.down
+	if u := e.uses; u != nil && u.next == nil {
+		o.upgraded = u.upgraded
+		if u.down != nil {
+			o.behalf, o.down = u, u.down
+		}
 	}
 	return o, nil
 }
@@ -213,6 +217,7 @@ func (t *Tracker) judgeEntry(e *entry, now int64, seen *observation) {
 		copying:   e.copying.Load() > 0,
 		readErr:   readErr,
 		using:     seen.using,
+		upgraded:  seen.upgraded,
 		expect:    expect,
 		near:      e.t.seam.near(e.remote.IP),
 		pooled:    expect.Pooled || e.lent.Load().mayBeIdle(),

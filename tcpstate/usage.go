@@ -39,6 +39,7 @@ type Usage struct {
 	down       *entry          // that it is made on behalf of, if known; nil once ended
 	done       <-chan struct{} // of a handler's context; nil once ended
 	hijacked   bool
+	upgraded   bool
 	endedAt    int64 // the loop's time
 	idle       int64 // how long the connection had lain idle before, in ns; 0: it had not been used
 	next, prev *Usage
@@ -169,6 +170,22 @@ func (u *Usage) Shared() {
 		defer e.mu.Unlock()
 	}
 	u.down = nil
+}
+
+// Upgraded says that the answer has switched protocols, as HTTP does by status
+// 101: there is no answer to be read to the end any more, the application reads
+// and writes as it likes until the use ends.
+func (u *Usage) Upgraded() {
+	if u == nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if e := u.e; e != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+	}
+	u.upgraded = true
 }
 
 // Progress says that the use moves on although the connection need not: the
@@ -321,7 +338,7 @@ func (u *Usage) sharpenLocked(use Use, handler sites.ID, tokens *token) {
 // waits for; of several uses nobody knows whose turn it is. The caller holds mu.
 func (e *entry) waitLocked(x *Expect) answerWait {
 	w := answerWait{silence: x.Silence}
-	if u := e.uses; u != nil && u.next == nil && !u.hijacked {
+	if u := e.uses; u != nil && u.next == nil && !u.hijacked && !u.upgraded {
 		w.begun, w.until = max(int64(u.begun.Sub(e.t.base)), 1), u.until
 		w.reading, w.told = u.waits.Load() > 0, !u.plain
 		if u.pool != nil && (u.plain || u.begin.Load() && !w.reading) {

@@ -195,6 +195,7 @@ func endedBy(err error) bool {
 // follow ends the use together with the body of resp.
 func (x *exchange) follow(req *http.Request, resp *http.Response) {
 	if rwc, ok := resp.Body.(io.ReadWriteCloser); ok {
+		x.use.Upgraded()
 		resp.Body = tunnelOf(rwc, x.use)
 		return
 	}

@@ -1,10 +1,12 @@
 package httppool_test
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -146,6 +148,65 @@ func TestAReaderOfBufferedBytesIsNotReportedUntilItStops(t *testing.T) {
 	require.Len(t, f.tracker.Findings(), 1)
 	resp.Body.Close()
 	f.waitGone(t)
+}
+
+// After the answer has switched protocols there is no body, and no answer that
+// the deadline of the request could cut off.
+func TestAnUpgradedConnectionIsJudgedAsOneOfItsOwnersAndNotAsAResponse(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  bool // read to the end of the stream
+		kind tcpstate.Kind
+	}{"nobody reads": {false, tcpstate.KindCloseWaitNotReading}, "read, not closed": {true, tcpstate.KindCloseWaitEOFSeen}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, &http.Transport{})
+			leave := make(chan struct{})
+			srv := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Connection", "Upgrade")
+				w.Header().Set("Upgrade", "chat")
+				w.WriteHeader(http.StatusSwitchingProtocols)
+				c, rw, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer c.Close()
+				_, _ = io.ReadFull(rw, make([]byte, len("hello?"))) // its end would else be a reset
+				<-leave
+			})
+			reports := f.reports(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL, nil)
+			require.NoError(t, err)
+			req.Header.Set("Connection", "Upgrade")
+			req.Header.Set("Upgrade", "chat")
+			resp, err := f.client.Do(req)
+			p := here()
+			p.line--
+			require.NoError(t, err)
+			_, err = io.WriteString(resp.Body.(io.Writer), "hello?")
+			require.NoError(t, err)
+			f.clock.Advance(5 * time.Minute)
+			require.Empty(t, f.tracker.Findings())
+
+			close(leave)
+			f.waitState(t, tcpstate.CloseWait)
+			if c.end {
+				_, err = resp.Body.Read(make([]byte, 1))
+				require.ErrorIs(t, err, io.EOF)
+			}
+			f.clock.Advance(33 * time.Second)
+			found := f.tracker.Findings()
+			require.Len(t, found, 1)
+			require.Equal(t, c.kind, found[0].Kind, found[0].String())
+			i := slices.IndexFunc(found[0].Sites, func(s tcpstate.Site) bool { return s.Role == "request" })
+			require.Equal(t, p.line, found[0].Sites[i].Frames[0].Line)
+			require.NoError(t, resp.Body.Close())
+			f.waitGone(t)
+			f.clock.Advance(time.Second)
+			require.Equal(t, []tcpstate.Kind{c.kind}, reports())
+		})
+	}
 }
 
 func TestABodyThatIsClosedInTimeIsNotReported(t *testing.T) {

@@ -2,8 +2,12 @@ package nethttp
 
 import (
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -15,37 +19,268 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 const hello = "location / { return 200 hello; }"
 
-func TestABodyThatNobodyClosesIsFound(t *testing.T) {
-	srv := harness.Nginx(t, nil, hello)
-	path := harness.NewPath(t, srv.Addr())
-	rig := harness.New(t)
-	client := New(rig.Dialer("web"), &http.Transport{})
-
-	resp, err := client.Get("http://" + path.Addr()) // leak: body
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	path.FIN()
-	rig.Finds(t, tcpstate.KindCloseWaitUnreadBody, "web", "request", "body")
+// server is nginx or a program in Go.
+type server interface {
+	Addr() string
+	Restart(testing.TB)
 }
 
-func TestAClosedBodyIsSilentAndItsConnectionLeavesThePoolWithTheServer(t *testing.T) {
-	srv := harness.Nginx(t, nil, hello)
+// setup is a server with a client's way to it.
+type setup struct {
+	t     *testing.T
+	proto string // what the server and base agree on
+	srv   server
+	path  *harness.Path
+	rig   *harness.Rig
+	url   string
+	base  *http.Transport
+}
+
+// each runs f with every server and encryption, over the protocols named, or
+// over both.
+func each(t *testing.T, f func(t *testing.T, s *setup), protos ...string) {
+	certs := harness.NewCerts(t)
+	for name, way := range map[string]struct {
+		tls, h2 bool
+	}{"plain": {}, "TLS": {tls: true}, "HTTP2 over TLS": {tls: true, h2: true}, "HTTP2 without TLS": {h2: true}} {
+		for _, kind := range []string{"nginx", "Go"} {
+			if kind == "nginx" && way.h2 && !way.tls {
+				continue // old ones do not speak both on one port
+			}
+			proto := "HTTP/1.1"
+			if way.h2 {
+				proto = "HTTP/2.0"
+			}
+			if len(protos) > 0 && !slices.Contains(protos, proto) {
+				continue
+			}
+			t.Run(kind+", "+name, func(t *testing.T) {
+				t.Parallel()
+				var protocols http.Protocols
+				protocols.SetHTTP1(!way.h2)
+				protocols.SetHTTP2(way.h2 && way.tls)
+				protocols.SetUnencryptedHTTP2(way.h2 && !way.tls)
+				s := &setup{t: t, rig: harness.New(t), proto: proto, base: &http.Transport{Protocols: &protocols}}
+				var c *harness.Certs
+				scheme := "http"
+				if way.tls {
+					c, scheme, s.base.TLSClientConfig = certs, "https", certs.Client.Clone()
+				}
+				if kind == "nginx" {
+					s.srv = harness.Nginx(t, c, hello)
+				} else {
+					s.srv = goServer(t, c, &protocols)
+				}
+				s.path = harness.NewPath(t, s.srv.Addr())
+				s.url = scheme + "://" + s.path.Addr()
+				f(t, s)
+			})
+		}
+	}
+}
+
+// goServer says hello.
+func goServer(t *testing.T, certs *harness.Certs, protocols *http.Protocols) server {
+	return harness.NewProgram(t, func(ln net.Listener) func() {
+		srv := &http.Server{Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, "hello") // or the client has left
+		})}
+		serve := func() error { return srv.Serve(ln) }
+		if certs != nil {
+			srv.TLSConfig = certs.Server.Clone()
+			serve = func() error { return srv.ServeTLS(ln, "", "") }
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- serve() }()
+		return func() {
+			srv.Close()
+			<-ended
+		}
+	})
+}
+
+// client returns a client that leaves no connection behind.
+func (s *setup) client() *http.Client {
+	client := New(s.rig.Dialer("web"), s.base)
+	s.t.Cleanup(client.CloseIdleConnections)
+	return client
+}
+
+// get reads an answer as one should.
+func (s *setup) get(client *http.Client) {
+	s.t.Helper()
+	resp, err := client.Get(s.url)
+	require.NoError(s.t, err)
+	defer resp.Body.Close()
+	require.Equal(s.t, s.proto, resp.Proto)
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(s.t, err)
+	require.Equal(s.t, "hello", string(b))
+}
+
+// A transport reads its idle connections: one that the server ends is closed
+// and leaves the pool.
+func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
+	each(t, func(t *testing.T, s *setup) {
+		client := s.client()
+		for range 3 {
+			s.get(client)
+		}
+		require.Len(t, s.rig.Conns("web"), 1)
+		s.rig.Rest(t, time.Minute)
+		s.srv.Restart(t)
+		s.rig.WaitGone(t, "web")
+		s.get(client)
+		s.rig.Rest(t, time.Minute)
+		s.path.Reset()
+		s.rig.WaitGone(t, "web")
+		s.get(client)
+		s.rig.Silent(t)
+		client.CloseIdleConnections()
+		s.rig.WaitGone(t, "web")
+		s.rig.Silent(t)
+		require.Equal(t, 3, s.path.Made())
+		harness.Kept(t)
+	})
+}
+
+// Over HTTP/2 the transport reads on: such a body costs memory, not a connection.
+func TestABodyThatNobodyClosesIsFound(t *testing.T) {
+	each(t, func(t *testing.T, s *setup) {
+		resp, err := s.client().Get(s.url) // leak: body
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		s.path.FIN()
+		s.rig.Finds(t, tcpstate.KindCloseWaitUnreadBody, "web", "request", "body")
+	}, "HTTP/1.1")
+}
+
+func TestAClientForEachCallIsFound(t *testing.T) {
+	each(t, func(t *testing.T, s *setup) {
+		for range 20 {
+			client := s.client()
+			resp, err := client.Get(s.url) // leak: client
+			require.NoError(t, err)
+			_, err = io.Copy(io.Discard, resp.Body)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+		}
+		s.rig.Finds(t, tcpstate.KindLeakPoolPerCall, "web", "pool", "client")
+	})
+}
+
+// The ping that a transport sends over HTTP/2 when it has heard nothing.
+func TestHTTP2FindsASilentServerByItsOwnPing(t *testing.T) {
+	each(t, func(t *testing.T, s *setup) {
+		s.base.HTTP2 = &http.HTTP2Config{SendPingTimeout: 20 * time.Millisecond, PingTimeout: 50 * time.Millisecond}
+		client := s.client()
+		s.get(client)
+		s.path.Stall()
+		s.rig.WaitGone(t, "web")
+		s.path.Flow()
+		s.get(client)
+		s.rig.Silent(t)
+	}, "HTTP/2.0")
+}
+
+func TestTheSocketHasTheOptionsOfTheTransportsOwnDialer(t *testing.T) {
+	each(t, func(t *testing.T, s *setup) {
+		own := &net.Dialer{KeepAlive: 47 * time.Second, Control: harness.UserTimeout(12 * time.Second)}
+		s.base.DialContext = own.DialContext
+		var conn net.Conn
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { conn = i.Conn }})
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
+		require.NoError(t, err)
+		resp, err := s.client().Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		got := harness.Options(t, conn)
+		require.Equal(t, 12_000, got.UserTimeout)
+		require.Equal(t, 47, got.Idle)
+		s.rig.Silent(t)
+	})
+}
+
+func TestTheTransportsOwnTimeoutsHold(t *testing.T) {
+	each(t, func(t *testing.T, s *setup) {
+		s.base.ResponseHeaderTimeout = 50 * time.Millisecond
+		s.base.TLSHandshakeTimeout = 50 * time.Millisecond
+		s.path.Stall()
+		_, err := s.client().Get(s.url)
+		var timeout net.Error
+		require.ErrorAs(t, err, &timeout)
+		require.True(t, timeout.Timeout())
+		s.path.Flow()
+		s.rig.Silent(t)
+	})
+}
+
+// The server reads a close_notify before the FIN, as without tcpstate.
+func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
+	certs := harness.NewCerts(t)
+	var ends *harness.Ends
+	srv := harness.NewProgram(t, func(ln net.Listener) func() {
+		ends = harness.NewEnds(ln, certs.Server)
+		srv := &http.Server{}
+		ended := make(chan error, 1)
+		go func() { ended <- srv.Serve(ends) }()
+		return func() {
+			srv.Close()
+			<-ended
+		}
+	})
+	rig := harness.New(t)
+	client := New(rig.Dialer("web"), &http.Transport{TLSClientConfig: certs.Client})
+	resp, err := client.Get("https://" + srv.Addr())
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	client.CloseIdleConnections()
+	ends.Announced(t, 1)
+	rig.Silent(t)
+}
+
+// After the answer "101 Switching Protocols" a client may end its direction
+// and still gets the answer.
+func TestAnUpgradedConnectionCanBeClosedOneWay(t *testing.T) {
+	srv := harness.NewProgram(t, func(ln net.Listener) func() {
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c, buf, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			if _, err := io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"); err != nil {
+				return
+			}
+			said, err := io.ReadAll(buf)
+			if err == nil {
+				_, _ = c.Write(said) // the client will miss it
+			}
+		})}
+		ended := make(chan error, 1)
+		go func() { ended <- srv.Serve(ln) }()
+		return func() {
+			srv.Close()
+			<-ended
+		}
+	})
 	rig := harness.New(t)
 	client := New(rig.Dialer("web"), &http.Transport{})
-	defer client.CloseIdleConnections()
-	get := func() {
-		resp, err := client.Get("http://" + srv.Addr())
-		require.NoError(t, err)
-		_, err = io.Copy(io.Discard, resp.Body)
-		require.NoError(t, err)
-		require.NoError(t, resp.Body.Close())
-	}
-
-	get()
-	require.Len(t, rig.Conns("web"), 1)
-	srv.Restart(t)
-	harness.WaitUntil(t, "the connection to be closed", func() bool { return len(rig.Conns("web")) == 0 })
-	get()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+srv.Addr(), nil)
+	require.NoError(t, err)
+	req.Header.Set("Upgrade", "echo")
+	req.Header.Set("Connection", "Upgrade")
+	resp, err := client.Do(req)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusSwitchingProtocols, resp.StatusCode)
+	stream := resp.Body.(io.ReadWriteCloser)
+	_, err = io.WriteString(stream, "why?")
+	require.NoError(t, err)
+	require.NoError(t, stream.(interface{ CloseWrite() error }).CloseWrite())
+	answer, err := io.ReadAll(stream)
+	require.NoError(t, err)
+	require.Equal(t, "why?", string(answer))
+	require.NoError(t, stream.Close())
+	rig.WaitGone(t, "web")
 	rig.Silent(t)
-	harness.Kept(t)
 }
