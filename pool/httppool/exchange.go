@@ -130,7 +130,7 @@ func (x *exchange) gotConn(info httptrace.GotConnInfo) {
 	}
 	x.host.served(info.Reused, waited)
 	if info.Reused {
-		x.pool.watch.Reused()
+		x.pool.served()
 	} else {
 		x.host.reached(x.pool.tracker.Of(info.Conn))
 	}

@@ -1,6 +1,11 @@
 package httppool
 
-import "time"
+import (
+	"time"
+	"weak"
+
+	"github.com/tcpstate/tcpstate-go/tcpstate"
+)
 
 // Stats is what a Transport knows of its connections and requests. Counts are
 // of its whole life.
@@ -34,7 +39,8 @@ type Stats struct {
 // Stats returns the present figures. It looks at each connection of the tracker
 // and costs more the more there are. It is zero while the tracker is off, and,
 // but for the counts, where keep-alive is disabled. It may be called at any
-// time, from any goroutine.
+// time, from any goroutine. Tracker.Pools tells the same of a Transport with a
+// name, once it has used a connection again.
 func (t *Transport) Stats() Stats {
 	t.once.Do(t.init)
 	var s Stats
@@ -51,4 +57,41 @@ func (t *Transport) Stats() Stats {
 		s.Stale += h.stale.Load()
 	})
 	return s
+}
+
+// served says that a connection has served again. From the first time on the
+// pool tells Tracker.Pools of itself: one that is made for a single call does
+// not get into anybody's way.
+func (t *Transport) served() {
+	t.watch.Reused()
+	t.told.Do(func() {
+		if t.Dialer.Name == "" {
+			return
+		}
+		there := weak.Make(t)
+		t.watch.Report(func() (tcpstate.PoolStats, bool) {
+			t := there.Value()
+			if t == nil {
+				return tcpstate.PoolStats{}, false
+			}
+			return t.poolStats(), true
+		})
+	})
+}
+
+// poolStats is what Stats says in the words of all pools. Dials are not counted,
+// nor connections that were given back: of HTTP/2 none ever is.
+func (t *Transport) poolStats() tcpstate.PoolStats {
+	s := t.Stats()
+	return tcpstate.PoolStats{
+		Idle: s.Idle, Used: s.Used, IdleMax: t.inner.MaxIdleConns,
+		Pending: s.Waiting, Timeouts: -1,
+		Waits:   tcpstate.PoolTimes{Count: int64(s.Waits), Time: s.WaitTime},
+		Uses:    tcpstate.PoolTimes{Count: -1},
+		Creates: tcpstate.PoolTimes{Count: -1},
+		Discards: []tcpstate.PoolDiscards{
+			{Reason: tcpstate.DiscardIdleMax, Count: int64(s.Surplus)},
+			{Reason: tcpstate.DiscardCaller, Count: int64(s.Unread)},
+		},
+	}
 }

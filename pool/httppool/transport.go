@@ -30,9 +30,10 @@ import (
 // first use.
 type Transport struct {
 	// Base is cloned at first use and itself left alone: it keeps its own
-	// connections, and what is changed in it later does not count here. The clone has its settings, hooks and protocols, except for
-	// those registered by Base.RegisterProtocol, as http.Transport.Clone says.
-	// Nil means http.DefaultTransport.
+	// connections, and what is changed in it later does not count here. The
+	// clone has its settings, hooks and protocols, except for those registered by
+	// Base.RegisterProtocol, as http.Transport.Clone says. Nil means
+	// http.DefaultTransport.
 	Base *http.Transport
 
 	// Dialer names the connections and says what is normal for them. Dial
@@ -45,6 +46,7 @@ type Transport struct {
 	inner   *http.Transport
 	tracker *tcpstate.Tracker
 	watch   *tcpstate.Pool // nil: no connection is used twice
+	told    sync.Once      // see served
 	hosts   hosts
 	h2c     bool // HTTP/2 may be spoken without TLS
 }
