@@ -341,11 +341,11 @@ func (e *entry) waitLocked(x *Expect) answerWait {
 	if u := e.uses; u != nil && u.next == nil && !u.hijacked && !u.upgraded {
 		w.begun, w.until = max(int64(u.begun.Sub(e.t.base)), 1), u.until
 		w.reading, w.told = u.waits.Load() > 0, !u.plain
-		if u.pool != nil && (u.plain || u.begin.Load() && !w.reading) {
-			w.held = w.begun
-			if u.pool.waiting.Load() > 0 {
-				w.missed = w.begun
-			}
+		if u.pool != nil && u.plain {
+			w.held = w.begun // of a response the kernel tells whether it is read
+		}
+		if u.pool != nil && (u.plain || u.begin.Load() && !w.reading) && u.pool.waiting.Load() > 0 {
+			w.missed = w.begun
 		}
 	}
 	if l := e.lent.Load(); w.missed == 0 && l.inUse() {

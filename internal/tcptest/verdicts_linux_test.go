@@ -87,6 +87,8 @@ var promises = func() map[tcpstate.Kind]promise {
 		"local.not_reading":       {th.NotReading, sample, 0},
 		"path.local_address_gone": {0, sample, 0},
 
+		"pool.churn": {0, event, time.Minute},
+
 		"idle.unverifiable": {th.Idle, sample, 0},
 
 		"keepalive.off":                    {30 * time.Second, sample, 0},
