@@ -112,7 +112,10 @@ func (t *Tracker) loop(before, done chan struct{}) {
 			p = t.goBlind(err)
 			t.disarmAll()
 		}
+		t.peersClosed(evs)
+		p.Handled()
 		wait = t.pass(evs)
+		t.tellPeers()
 		if c := t.seam.clock; c != nil {
 			c.Passed()
 		}
