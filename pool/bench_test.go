@@ -17,7 +17,9 @@ func BenchmarkGetAndClose(b *testing.B) {
 	addr := startEcho(b)
 	ctx := b.Context()
 	b.Run("puddle", func(b *testing.B) {
-		p := newPuddle(b, addr)
+		p := newPuddle(b, func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		})
 		for b.Loop() {
 			r, err := p.Acquire(ctx)
 			if err != nil {
@@ -38,14 +40,12 @@ func BenchmarkGetAndClose(b *testing.B) {
 	})
 }
 
-// newPuddle makes a plain pool of connections to addr, with one in it.
-func newPuddle(tb testing.TB, addr string) *puddle.Pool[net.Conn] {
+// newPuddle makes a plain pool of the engine, with one connection in it.
+func newPuddle(tb testing.TB, dial puddle.Constructor[net.Conn]) *puddle.Pool[net.Conn] {
 	p, err := puddle.NewPool(&puddle.Config[net.Conn]{
-		MaxSize: pool.DefaultMaxConns,
-		Constructor: func(ctx context.Context) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", addr)
-		},
-		Destructor: func(c net.Conn) { c.Close() },
+		MaxSize:     pool.DefaultMaxConns,
+		Constructor: dial,
+		Destructor:  func(c net.Conn) { c.Close() },
 	})
 	require.NoError(tb, err)
 	tb.Cleanup(p.Close)

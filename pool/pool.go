@@ -121,6 +121,7 @@ type Pool struct {
 type limits struct {
 	max, min                               int
 	lifetime, jitter, idle, probe, dialing int64
+	old                                    int64 // idle for so long, a connection is looked at closely
 	closing                                time.Duration
 }
 
@@ -177,6 +178,7 @@ func (p *Pool) setUp() {
 	if l.closing == 0 {
 		l.closing = DefaultCloseTimeout
 	}
+	l.old = min(l.probe, l.idle, lookAfter)
 	p.limits = l
 	p.base = time.Now()
 	p.closing, p.cancel = context.WithCancel(context.Background())

@@ -47,6 +47,8 @@ const (
 	// opBits is the part of conn.state that counts calls in progress.
 	opBits = 20
 	opMask = 1<<opBits - 1
+
+	firstLoan = 1 // the zero Conn is no loan
 )
 
 // Marks of what a borrower did.
@@ -65,7 +67,7 @@ const (
 // newConn takes in what a dial has returned.
 func newConn(t *target, nc net.Conn, now int64) *conn {
 	c := &conn{Conn: nc, t: t, expires: t.p.expiry(now), idleSince: now}
-	c.state.Store(1 << opBits) // the zero Conn is no loan
+	c.state.Store(firstLoan << opBits)
 	c.raw, c.bytes = socketOf(nc)
 	if c.watch = t.p.tracker.Of(nc); c.watch != nil && c.watch.Tracker() == t.p.tracker {
 		// The tracker must not keep the connection alive.
@@ -127,22 +129,47 @@ const (
 	probeWait = 250 * time.Millisecond
 )
 
-// check says whether an idle connection may be handed out now.
-func (c *conn) check(ctx context.Context, now int64) reason {
+// check says whether an idle connection may be handed out now. Whatever takes
+// time comes first: its last look at the clock is not long before it returns,
+// and the answer is of that moment.
+func (c *conn) check(ctx context.Context) reason {
 	p := c.t.p
-	idle := now - c.idleSince
-	if idle >= min(p.limits.probe, p.limits.idle, lookAfter) || now >= c.expires {
-		return c.checkOld(ctx, now, idle)
+	for tries := 0; ; tries++ {
+		now := p.now()
+		if tries == 0 {
+			if p.capture(now) {
+				c.site.Store(uint32(tcpstate.CaptureSite(3)))
+				now = p.now()
+			}
+			if idle := now - c.idleSince; idle >= p.limits.old || now >= c.expires {
+				if why := c.checkOld(ctx, now, idle); why != fit {
+					return why
+				}
+				continue
+			}
+		}
+		c.lentAt.Store(now)
+		closed, watched := c.watch.PeerClosed()
+		switch {
+		case closed:
+			return peerClosed
+		case watched && c.watched && now-p.eventsAt.Load() < fresh:
+			return fit
+		}
+		if why := c.ask(now, watched); why != fit {
+			return why
+		}
+		// After a system call others may have had their turn, for long.
+		if tries == maxTries || p.now()-now < fresh {
+			return fit
+		}
 	}
-	closed, watched := c.watch.PeerClosed()
-	switch {
-	case closed:
-		return peerClosed
-	case watched && c.watched && now-p.eventsAt.Load() < fresh:
-		return fit
-	}
-	return c.ask(now, watched)
 }
+
+// maxTries is how often a connection is asked for again because the answer had
+// grown old before it could be used: on a machine that is so busy, once has to
+// be enough some time.
+const maxTries = 10
 
 // ask makes sure of a connection by a system call: one that serves all
 // connections of the pool for a while, or one for this connection alone.
@@ -169,8 +196,8 @@ func (c *conn) look(watched bool) reason {
 	switch {
 	case closed:
 		return peerClosed
-	case data && c.bytes:
-		return unreadData
+	case data && c.bytes && c.state.Load()>>opBits > firstLoan:
+		return unreadData // not the greeting of a server that speaks first
 	}
 	c.watched = watched && c.watch.Tracker() == c.t.p.tracker
 	return fit
@@ -198,14 +225,7 @@ func (c *conn) checkOld(ctx context.Context, now, idle int64) reason {
 	case tcpstate.ProbeNoAnswer, tcpstate.ProbePending, tcpstate.ProbeEnded:
 		return probeFailed
 	}
-	return c.look(watched) // a round trip later
-}
-
-// unusable reports whether the peer of a new connection has closed it already,
-// without a word: what it may have said is for the borrower.
-func (c *conn) unusable() bool {
-	_, watched := c.watch.PeerClosed()
-	return c.look(watched) == peerClosed && c.watch.Snapshot().RecvQueue == 0
+	return fit
 }
 
 // returned says whether a connection that its borrower has closed may be kept.

@@ -73,46 +73,38 @@ func (t *target) get(ctx context.Context) (*conn, error) {
 	}
 	s := res.Value()
 	s.res = res
-	for fresh := 0; ; {
+	for dials := 0; ; {
 		c, err := t.take(ctx, s)
 		if err != nil {
 			return nil, err
 		}
-		if c == nil {
+		if c != nil {
+			t.p.known.Reused()
+		} else {
 			if c, err = t.dialFor(ctx, s); err != nil {
 				return nil, err
 			}
-			fresh++
-			// The peer may have closed while this goroutine waited for its turn.
-			if fresh < freshTries && c.unusable() {
-				t.reject(c, peerClosed)
-				continue
-			}
-			c.lentAt.Store(t.p.now())
 			c.site.Store(uint32(tcpstate.CaptureSite(2)))
+			dials++
+		}
+		// The peer of a new connection may have closed it while this goroutine
+		// waited for its turn. Or it closes all of them, or has said why: then
+		// that is for the borrower.
+		why := c.check(ctx)
+		if why == fit || why == peerClosed && dials > 0 && (dials == maxDials || c.watch.Snapshot().RecvQueue > 0) {
 			return c, nil
 		}
-		now := t.p.now()
-		if why := c.check(ctx, now); why != fit {
-			t.reject(c, why)
-			if err := ctx.Err(); err != nil {
-				t.release(s)
-				return nil, err
-			}
-			continue
+		t.reject(c, why)
+		if err := ctx.Err(); err != nil {
+			t.release(s)
+			return nil, err
 		}
-		t.p.known.Reused()
-		c.lentAt.Store(now)
-		if t.p.capture(now) {
-			c.site.Store(uint32(tcpstate.CaptureSite(2)))
-		}
-		return c, nil
 	}
 }
 
-// freshTries is how many new connections a Get throws away because their peer
-// has closed them already. A service may well close what it accepts.
-const freshTries = 3
+// maxDials is how many new connections a Get tries, if their peer closes them at
+// once.
+const maxDials = 3
 
 // take lends out an idle connection. It returns nil when the caller has to dial.
 func (t *target) take(ctx context.Context, s *slip) (*conn, error) {
