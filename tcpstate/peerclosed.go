@@ -56,12 +56,24 @@ func (w *Watch) WatchPeer() bool {
 	if w == nil {
 		return false
 	}
-	e, j := w.e, &w.e.t.judge
-	if e.flags.Load()&(flagArmed|flagClosed) == 0 && j.mu.TryLock() {
-		e.t.arm(e)
-		j.mu.Unlock()
+	e, t := w.e, w.e.t
+	if e.flags.Load()&(flagArmed|flagClosed) == 0 && t.poller.Load() != nil && t.judge.mu.TryLock() {
+		defer t.judge.mu.Unlock()
+		t.meetOne(e)
 	}
 	return e.flags.Load()&flagArmed != 0
+}
+
+// meetOne takes in a new connection ahead of the others. The caller holds
+// judgement.mu, so the loop does not end meanwhile.
+func (t *Tracker) meetOne(e *entry) {
+	if t.poller.Load() == nil {
+		return // it has ended: e is young until the next one
+	}
+	t.mu.Lock()
+	t.notYoungLocked(e)
+	t.mu.Unlock()
+	t.arm(e)
 }
 
 // EventsHandled reports whether everything that the kernel had to tell of

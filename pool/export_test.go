@@ -1,0 +1,36 @@
+package pool
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Freeze gives p, which has not been used yet, a time that Advance adds to, and
+// no maintenance but that of Advance.
+func Freeze(p *Pool) {
+	p.skew = new(atomic.Int64)
+	p.armed = true
+}
+
+// Advance moves the time of p and does what is due then.
+func Advance(p *Pool, d time.Duration) {
+	p.skew.Add(int64(d))
+	p.maintain()
+}
+
+// Targets returns how many addresses p knows of.
+func Targets(p *Pool) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.targets)
+}
+
+// Watched reports whether the peer's end of the connection that h lends is an
+// event by now.
+func Watched(h Conn) bool {
+	_, ok := h.c.watch.PeerClosed()
+	return ok
+}
+
+// Busy reports whether a call on h is in progress.
+func Busy(h Conn) bool { return h.c.state.Load()&opMask != 0 }
