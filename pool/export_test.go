@@ -14,6 +14,7 @@ func Freeze(p *Pool) {
 
 // Advance moves the time of p and does what is due then.
 func Advance(p *Pool, d time.Duration) {
+	p.init()
 	p.skew.Add(int64(d))
 	p.maintain()
 }
@@ -34,3 +35,13 @@ func Watched(h Conn) bool {
 
 // Busy reports whether a call on h is in progress.
 func Busy(h Conn) bool { return h.c.state.Load()&opMask != 0 }
+
+// Skew moves the time of p, and does nothing else.
+func Skew(p *Pool, d time.Duration) { p.skew.Add(int64(d)) }
+
+// Armed reports whether maintenance is due some time.
+func Armed(p *Pool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.armed
+}

@@ -101,7 +101,7 @@ type Pool struct {
 	background  sync.WaitGroup // goroutines of the pool
 	first       atomic.Pointer[target]
 	eventsAt    atomic.Int64 // all events that came before are known
-	captureNext atomic.Int64 // see capture
+	captureNext atomic.Int64 // when all of the burst may be captured again
 
 	mu        sync.Mutex // guards following fields; taken before that of a target
 	targets   map[key]*target
@@ -269,8 +269,5 @@ const (
 // capture reports whether a Get may remember its caller.
 func (p *Pool) capture(now int64) bool {
 	next := p.captureNext.Load()
-	if next > now {
-		return false
-	}
-	return p.captureNext.CompareAndSwap(next, max(next, now-captureBurst)+captureEvery)
+	return next-captureBurst <= now && p.captureNext.CompareAndSwap(next, max(next, now)+captureEvery)
 }

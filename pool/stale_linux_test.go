@@ -215,7 +215,9 @@ func TestNoConnThatThePeerHasClosedIsHandedOut(t *testing.T) {
 				cycles()/2, time.Since(start).Round(time.Millisecond), sum.stale.Load(), sum.stalled.Load(),
 				time.Duration(sum.worst.Load()), sum.closed.Load()-sum.stale.Load(), sum.failed.Load())
 			t.Logf("%+v", s)
-			require.Zero(t, sum.stale.Load())
+			// A Get that the machine stops for longer than that, after its last
+			// look at the clock, cannot know.
+			require.Zero(t, sum.stale.Load()-sum.stalled.Load())
 			require.Positive(t, s.Discarded.PeerClosed)
 			requireBalance(t, p)
 		})

@@ -20,8 +20,9 @@ type target struct {
 	p      *Pool
 	key    key
 	engine *puddle.Pool[*slip]
-	made   atomic.Int64 // slips
 
+	growing sync.Mutex   // held while slips are made
+	made    atomic.Int64 // slips
 	waiting atomic.Int64
 
 	mu      sync.Mutex // guards following fields
@@ -66,6 +67,9 @@ func newTarget(p *Pool, k key) *target {
 // get returns a connection that is lent to the caller.
 func (t *target) get(ctx context.Context) (*conn, error) {
 	res, err := t.engine.TryAcquire(ctx)
+	for err != nil && t.grow(ctx) {
+		res, err = t.engine.TryAcquire(ctx)
+	}
 	if err != nil {
 		if res, err = t.wait(ctx); err != nil {
 			return nil, err
@@ -138,31 +142,45 @@ func (t *target) lendLocked(c *conn, s *slip, ctx context.Context) {
 	t.total.gets++
 }
 
-// wait takes a slip when there is none at once.
+// grow has the engine make more slips, and reports whether it did. The engine
+// makes them one by one, and whoever asked would count as one who waits.
+func (t *target) grow(ctx context.Context) bool {
+	t.growing.Lock()
+	defer t.growing.Unlock()
+	grown := false
+	for range min(slipChunk, t.p.limits.max-int(t.made.Load())) {
+		if t.engine.CreateResource(ctx) != nil {
+			break
+		}
+		grown = true
+	}
+	return grown
+}
+
+// slipChunk is how many slips are made at a time.
+const slipChunk = 16
+
+// wait takes a slip when all are taken.
 func (t *target) wait(ctx context.Context) (*puddle.Resource[*slip], error) {
 	p := t.p
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.closing, cancel)() // the engine does not wake who waits
-	waits := t.made.Load() >= int64(p.limits.max)
 	start := p.now()
-	if waits {
-		t.waiting.Add(1)
-		p.known.Waits()
-	}
+	t.waiting.Add(1)
+	p.known.Waits()
 	res, err := t.engine.Acquire(ctx)
-	if waits {
-		t.waiting.Add(-1)
-		p.known.Waited()
-		t.mu.Lock()
-		t.total.waits++
-		t.total.waitTime += p.now() - start
-		if err != nil && p.closing.Err() == nil {
-			t.total.timeouts++
-		}
-		t.mu.Unlock()
+	t.waiting.Add(-1)
+	p.known.Waited()
+	closed := p.closing.Err() != nil
+	t.mu.Lock()
+	t.total.waits++
+	t.total.waitTime += p.now() - start
+	if err != nil && !closed {
+		t.total.timeouts++
 	}
-	if err != nil && p.closing.Err() != nil {
+	t.mu.Unlock()
+	if err != nil && closed {
 		return nil, ErrClosed
 	}
 	return res, err
