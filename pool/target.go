@@ -61,6 +61,7 @@ func newTarget(p *Pool, k key) *target {
 		},
 		Destructor: func(*slip) {},
 	})
+	t.grow(context.Background())
 	return t
 }
 
@@ -158,7 +159,7 @@ func (t *target) grow(ctx context.Context) bool {
 }
 
 // slipChunk is how many slips are made at a time.
-const slipChunk = 16
+const slipChunk = DefaultMaxConns
 
 // wait takes a slip when all are taken.
 func (t *target) wait(ctx context.Context) (*puddle.Resource[*slip], error) {
