@@ -13,14 +13,15 @@ import (
 // watched says that the kernel tells of such an end by an event: then what is
 // not known yet came within microseconds, unless EventsHandled says otherwise.
 // Without it, in the first second of a connection, beyond Linux, where the
-// events are used up or the tracker is off, closed is what the last sweep saw.
-// For a nil Watch both are false.
+// events are used up, closed is what the last sweep saw. Both are false for a nil
+// Watch, and watched after the connection was closed at this end or the tracker
+// was switched off.
 func (w *Watch) PeerClosed() (closed, watched bool) {
 	if w == nil {
 		return false, false
 	}
 	f := w.e.flags.Load()
-	return f&(flagPeerClosed|flagClosed) != 0, f&flagArmed != 0
+	return f&flagPeerClosed != 0, f&(flagArmed|flagClosed) == flagArmed
 }
 
 // OnPeerClosed has f called once when PeerClosed becomes true, at once if it is
