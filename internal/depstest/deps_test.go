@@ -48,7 +48,7 @@ var forbidden = []struct {
 	{
 		from: []string{"tcpstate", "tcpstate/debughttp", "dialer", "listener/...", "pool/...", "otel/..."},
 		linked: []string{
-			"testing", "internal/tcptest", "internal/depstest", "internal/zerocopy", "internal/ssagree",
+			"testing", "internal/tcptest", "internal/depstest", "internal/zerocopy", "internal/ssagree", "internal/hangup",
 			"tcpstate/leaktest",
 			"github.com/stretchr/testify/...", "go.uber.org/goleak/...", "golang.org/x/net/...",
 		},
