@@ -68,6 +68,25 @@ func TestAConnIsWatchedBeforeItsFirstSecondIsOver(t *testing.T) {
 	require.Zero(t, r.tr.Stats().Watched)
 }
 
+// What the tracker knows early, it accounts for like the rest.
+func TestAConnThatIsWatchedEarlyIsCountedOnce(t *testing.T) {
+	tr := newTracker(t)
+	c, peer := watched(t, tr)
+	in := func(st tcpstate.State) (n int64) {
+		for s := range tr.Series() {
+			n += s.InState(st)
+		}
+		return n
+	}
+	peer.Close()
+	tcptest.WaitUntil(t, "the census", func() bool { return in(tcpstate.CloseWait) == 1 })
+	require.NoError(t, c.Close())
+	tcptest.WaitUntil(t, "the end", func() bool { return in(tcpstate.CloseWait) == 0 })
+	other, _ := watched(t, tr)
+	require.EqualValues(t, 1, in(tcpstate.Established))
+	require.NoError(t, other.Close())
+}
+
 func TestAnEndOfOurOwnIsNotThePeers(t *testing.T) {
 	tr := newTracker(t)
 	c, peer := watched(t, tr)
