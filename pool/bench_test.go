@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"testing"
 
@@ -35,6 +36,57 @@ func BenchmarkGetAndClose(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
+			c.Close()
+		}
+	})
+}
+
+// BenchmarkManyAddresses is a loan from a pool that serves several addresses, by
+// several borrowers.
+func BenchmarkManyAddresses(b *testing.B) {
+	p := newPool(b, new(pool.Pool))
+	var addrs []string
+	for range 8 {
+		addrs = append(addrs, startEcho(b))
+	}
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i++ {
+			c, err := p.Get(context.Background(), "tcp", addrs[i%len(addrs)])
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			c.Close()
+		}
+	})
+}
+
+// BenchmarkExchange is a loan in which something is said, which is what a loan
+// is for, beside the same with nothing but a connection.
+func BenchmarkExchange(b *testing.B) {
+	addr := startEcho(b)
+	buf := make([]byte, 16)
+	say := func(b *testing.B, c net.Conn) {
+		if _, err := c.Write(buf); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.Run("conn", func(b *testing.B) {
+		c, err := net.Dial("tcp", addr)
+		require.NoError(b, err)
+		defer c.Close()
+		for b.Loop() {
+			say(b, c)
+		}
+	})
+	b.Run("pool", func(b *testing.B) {
+		p := newPool(b, new(pool.Pool))
+		for b.Loop() {
+			c := get(b, p, addr)
+			say(b, c)
 			c.Close()
 		}
 	})

@@ -105,6 +105,34 @@ func TestWithoutEventsAClosedPeerIsNoticedByGet(t *testing.T) {
 	}
 }
 
+// The tracker is telemetry: without it the pool goes on.
+func TestATrackerThatEndsTakesNoConnAlong(t *testing.T) {
+	for name, end := range map[string]func(*tcpstate.Tracker) error{
+		"closed":       (*tcpstate.Tracker).Close,
+		"switched off": func(tr *tcpstate.Tracker) error { return tr.Set(func(c *tcpstate.Config) { c.Off = true }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startServer(t, echo)
+			p := newPool(t, new(pool.Pool))
+			c, peer := used(t, p, s)
+			tcptest.WaitUntil(t, "the watch", func() bool { return pool.Watched(c) })
+			require.NoError(t, c.Close())
+			require.NoError(t, end(p.Dialer.Tracker))
+			c = get(t, p, s.addr())
+			require.EqualValues(t, 1, p.Stats().Hits)
+			say(t, c, "still there")
+			fd := socket(c)
+			require.NoError(t, c.Close())
+			peer.Close()
+			tcptest.WaitState(t, fd, tcptest.CloseWait)
+			c = get(t, p, s.addr())
+			require.EqualValues(t, 1, p.Stats().Discarded.PeerClosed)
+			say(t, c, "on a new one")
+			require.NoError(t, c.Close())
+		})
+	}
+}
+
 // socket returns the TCP connection that c lends.
 func socket(c pool.Conn) *net.TCPConn {
 	nc := c.NetConn()

@@ -30,6 +30,10 @@ const (
 // zero value is ready for use. A Pool must not be copied, and its fields must
 // not change after the first Get. All methods may be called from any goroutine.
 //
+// While there are connections, a timer looks after them every second. It keeps
+// them, and the pool, from being collected: a pool that is not used any more has
+// to be closed.
+//
 // A duration of 0 is the default, a negative one means off.
 type Pool struct {
 	// Dialer makes the connections. Its name is that of the pool where it has
@@ -211,6 +215,13 @@ func (p *Pool) expiry(now int64) int64 {
 // Get returns a connection to address: one that is idle, or else a new one. When
 // MaxConns are lent out it waits for one until ctx ends. The connection is
 // returned by Close.
+//
+// An idle connection whose peer has closed it or is found to be gone, or that is
+// too old, is closed instead of being handed out; one that has been idle for a
+// second also when bytes have come that nobody asked for, except above TLS. A
+// peer that closes a new connection at once, without a word, is dialed three
+// times; then the borrower may see for himself. Beyond Linux the socket is asked
+// each time, and on Windows a peer that has closed shows only in use.
 //
 // An error of the dial comes back unchanged. A dial that panics is a
 // *DialPanicError. When ctx ends, Get returns its error, and a dial that it has
