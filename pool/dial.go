@@ -119,9 +119,13 @@ func (d *dialing) finish(ctx context.Context, nc net.Conn, err error, start int6
 		t.idle.push(c)
 	}
 	t.mu.Unlock()
-	if c != nil && closed {
+	switch {
+	case c == nil:
+	case closed:
 		c.close()
 		c = nil
+	case !waiting:
+		c.nowIdle()
 	}
 	if c == nil || !waiting {
 		t.release(d.s)

@@ -112,6 +112,14 @@ func (c *conn) close() error {
 	return c.Conn.Close()
 }
 
+// nowIdle is called after c was put into the list. If its peer has closed it
+// before, word of that came too early to evict it.
+func (c *conn) nowIdle() {
+	if closed, _ := c.watch.PeerClosed(); closed {
+		c.t.p.condemn(c)
+	}
+}
+
 func (c *conn) mark(m uint32) {
 	if c.marks.Load()&m != m {
 		c.marks.Or(m)

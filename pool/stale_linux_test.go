@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tcpstate/tcpstate-go/internal/hangup"
+	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/pool"
 )
 
@@ -55,6 +56,8 @@ func TestNoConnThatThePeerHasClosedIsHandedOut(t *testing.T) {
 			require.Zero(t, sum.Stale.Load()-sum.Stalled.Load())
 			require.Positive(t, n.Discarded.PeerClosed)
 			requireBalance(t, p)
+			s.Stop()
+			tcptest.WaitUntil(t, "the rest to be closed, without a Get", func() bool { return p.Stats().Idle == 0 })
 		})
 	}
 	t.Run("puddle", func(t *testing.T) {

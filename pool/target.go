@@ -31,7 +31,7 @@ type target struct {
 	dialing int
 	lent    int
 	total   totals
-	askedAt int64 // last Get
+	askedAt int64 // when a connection came back last
 	closed  bool
 	dropped bool
 }
@@ -83,20 +83,21 @@ func (t *target) get(ctx context.Context) (*conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c != nil {
-			t.p.known.Reused()
-		} else {
+		dialed := c == nil
+		if dialed {
 			if c, err = t.dialFor(ctx, s); err != nil {
 				return nil, err
 			}
 			c.site.Store(uint32(tcpstate.CaptureSite(2)))
 			dials++
+		} else {
+			t.p.known.Reused()
 		}
 		// The peer of a new connection may have closed it while this goroutine
 		// waited for its turn. Or it closes all of them, or has said why: then
 		// that is for the borrower.
 		why := c.check(ctx)
-		if why == fit || why == peerClosed && dials > 0 && (dials == maxDials || c.watch.Snapshot().RecvQueue > 0) {
+		if why == fit || why == peerClosed && dialed && (dials == maxDials || c.watch.Snapshot().RecvQueue > 0) {
 			return c, nil
 		}
 		t.reject(c, why)
@@ -211,6 +212,7 @@ func (t *target) put(c *conn, now int64) bool {
 	if done != nil {
 		done()
 	}
+	c.nowIdle()
 	return true
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -107,8 +108,9 @@ type Server struct {
 	Addr  string
 	Table *Table
 
-	cmd *exec.Cmd
-	in  io.Closer
+	cmd  *exec.Cmd
+	in   io.Closer
+	stop sync.Once
 }
 
 // Start runs this program once more, as the server.
@@ -148,8 +150,10 @@ func Start() (*Server, error) {
 	return s, nil
 }
 
-// Stop ends the server.
-func (s *Server) Stop() {
+// Stop ends the server. It may be called more than once.
+func (s *Server) Stop() { s.stop.Do(s.end) }
+
+func (s *Server) end() {
 	s.cmd.Process.Kill()
 	s.cmd.Wait()
 	s.in.Close()
