@@ -68,6 +68,17 @@ func TestAPeerThatClosesDuringALoanIsNoticedWhenItEnds(t *testing.T) {
 	require.EqualValues(t, 1, p.Stats().Discarded.PeerClosed)
 }
 
+func TestAPeerThatClosesWhileALoanEndsIsNoticed(t *testing.T) {
+	s := startServer(t, echo)
+	p := newPool(t, new(pool.Pool))
+	c, end := used(t, p, s)
+	end.Close()
+	tcptest.WaitUntil(t, "the end", func() bool { closed, _ := c.Watch().PeerClosed(); return closed })
+	pool.CloseUnseen(c)
+	idle(t, p, 0)
+	require.EqualValues(t, 1, p.Stats().Discarded.PeerClosed)
+}
+
 // Where there are no events, Get asks the socket.
 func TestWithoutEventsAClosedPeerIsNoticedByGet(t *testing.T) {
 	for name, change := range map[string]func(*pool.Pool){

@@ -45,3 +45,9 @@ func Armed(p *Pool) bool {
 	defer p.mu.Unlock()
 	return p.armed
 }
+
+// CloseUnseen ends the loan h as if the peer had closed just after Close looked.
+func CloseUnseen(h Conn) {
+	h.end()
+	h.c.t.put(h.c, h.c.t.p.now())
+}
