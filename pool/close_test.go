@@ -136,6 +136,16 @@ func TestCloseNamesADialThatDoesNotEnd(t *testing.T) {
 	tcptest.WaitUntil(t, "the dial to end", func() bool { return p.Close() == nil })
 }
 
+// Dials run elsewhere, and are made for somebody.
+func TestADialIsReportedWithItsBorrower(t *testing.T) {
+	p, addr := newPool(t, new(pool.Pool)), startEcho(t)
+	c := leakingLine(t, p, addr)
+	site := c.Watch().Snapshot().Site
+	require.Equal(t, "dial", site.Role)
+	require.Contains(t, site.Frames[0].Function, "leakingLine")
+	require.NoError(t, c.Close())
+}
+
 // The tracker hears of loans that last, and of those who wait for them.
 func TestAConnThatIsNotReturnedIsReportedWithItsBorrower(t *testing.T) {
 	tracker := &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler), Config: tcpstate.Config{

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
 // DialPanicError is the error of a Get whose dial panicked: dials run on
@@ -29,16 +31,17 @@ func (e *DialPanicError) Error() string {
 type dialing struct {
 	t    *target
 	s    *slip
-	left atomic.Bool // of the borrower and the dial, one has left the other alone
+	site tcpstate.CallSite // of the borrower; 0: there is none
+	left atomic.Bool       // of the borrower and the dial, one has left the other alone
 	done chan struct{}
 	conn *conn
 	err  error
 }
 
-// dialFor dials for the borrower that has s, and lends him the result. It
+// dialFor dials for the borrower at site that has s, and lends him the result. It
 // returns early when ctx ends; then s goes with the dial.
-func (t *target) dialFor(ctx context.Context, s *slip) (*conn, error) {
-	d := &dialing{t: t, s: s, done: make(chan struct{})}
+func (t *target) dialFor(ctx context.Context, s *slip, site tcpstate.CallSite) (*conn, error) {
+	d := &dialing{t: t, s: s, site: site, done: make(chan struct{})}
 	if !t.p.spawn(func() { d.run(ctx) }) {
 		t.mu.Lock()
 		t.dialing--
@@ -72,7 +75,7 @@ func (d *dialing) run(ctx context.Context) {
 		}
 		d.finish(ctx, nc, err, start)
 	}()
-	dctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	dctx, cancel := context.WithCancel(tcpstate.WithCallSite(context.WithoutCancel(ctx), d.site))
 	defer cancel()
 	if p.limits.dialing != never {
 		dctx, cancel = context.WithTimeout(dctx, time.Duration(p.limits.dialing))

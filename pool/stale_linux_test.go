@@ -17,7 +17,7 @@ import (
 // cycles is a million where the machine is there for it.
 func cycles() int {
 	switch {
-	case testing.Short():
+	case testing.Short(), raceEnabled:
 		return 50_000
 	case os.Getenv("TCPSTATE_CI") == "1":
 		return 1_000_000

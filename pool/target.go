@@ -85,10 +85,11 @@ func (t *target) get(ctx context.Context) (*conn, error) {
 		}
 		dialed := c == nil
 		if dialed {
-			if c, err = t.dialFor(ctx, s); err != nil {
+			site := tcpstate.CaptureSite(2)
+			if c, err = t.dialFor(ctx, s, site); err != nil {
 				return nil, err
 			}
-			c.site.Store(uint32(tcpstate.CaptureSite(2)))
+			c.site.Store(uint32(site))
 			dials++
 		} else {
 			t.p.known.Reused()

@@ -20,6 +20,26 @@ func CaptureSite(skip int) CallSite { return CallSite(sites.Capture(skip + 1)) }
 // is responsible, and at most two callers. There are none for the zero value.
 func (s CallSite) Frames() []Frame { return publicFrames(sites.ID(s).Owner(nil)) }
 
+// WithCallSite returns a context for a dial that is made on behalf of the code at
+// s, by a goroutine that does not show it. The dial, and the connection that
+// comes of it, are reported with s.
+func WithCallSite(ctx context.Context, s CallSite) context.Context {
+	return context.WithValue(ctx, callSiteKey{}, s)
+}
+
+type callSiteKey struct{}
+
+// siteOfDial returns the line that a dial with ctx is made for: that of
+// WithCallSite, or the call of the function that calls siteOfDial.
+func siteOfDial(ctx context.Context) sites.ID {
+	if ctx != nil {
+		if s, _ := ctx.Value(callSiteKey{}).(CallSite); s != 0 {
+			return sites.ID(s)
+		}
+	}
+	return sites.Capture(2)
+}
+
 // BorrowAt is Borrow for a pool that says later who has borrowed the
 // connection, and when: only of those that are not returned soon, because most
 // are. ctx is that of the borrower and may have ended.
