@@ -21,6 +21,10 @@ import (
 // the loan ends is interrupted, as with any net.Conn; then the connection is not
 // kept.
 //
+// What lasts longer than a loan, such as the state of TLS, belongs to the
+// connection below, see Pool.Dial: a tls.Conn made of a Conn is no use to the
+// next borrower.
+//
 // Methods that the connection below lacks, such as CloseWrite for a connection
 // that is neither TCP nor TLS, fail with errors.ErrUnsupported. The zero Conn is
 // a loan that has ended.
