@@ -73,13 +73,9 @@ func TestCloseWaitsForConnsToComeBack(t *testing.T) {
 	c := get(t, p, addr)
 	closed := make(chan error)
 	go func() { closed <- p.Close() }()
-	tcptest.WaitUntil(t, "Close", func() bool {
-		_, err := p.Get(t.Context(), "tcp", addr)
-		if err == nil {
-			t.Error("lent by a closed pool")
-		}
-		return err == pool.ErrClosed
-	})
+	tcptest.WaitUntil(t, "Close", func() bool { return pool.Closing(p) })
+	_, err := p.Get(t.Context(), "tcp", addr)
+	require.Equal(t, pool.ErrClosed, err)
 	select {
 	case err := <-closed:
 		t.Fatal("Close did not wait", err)

@@ -51,3 +51,10 @@ func CloseUnseen(h Conn) {
 	h.end()
 	h.c.t.put(h.c, h.c.t.p.now())
 }
+
+// Closing reports whether Close has been called.
+func Closing(p *Pool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}

@@ -48,6 +48,7 @@ type server struct {
 	net.Listener
 	mu    sync.Mutex
 	conns []net.Conn
+	ended bool
 }
 
 // startServer serves each connection with serve, until the test ends.
@@ -65,6 +66,9 @@ func startServer(tb testing.TB, serve func(net.Conn)) *server {
 			}
 			s.mu.Lock()
 			s.conns = append(s.conns, c)
+			if s.ended {
+				c.Close() // it was in the queue
+			}
 			s.mu.Unlock()
 			wg.Go(func() { serve(c) })
 		}
@@ -72,6 +76,7 @@ func startServer(tb testing.TB, serve func(net.Conn)) *server {
 	tb.Cleanup(func() {
 		l.Close()
 		s.mu.Lock()
+		s.ended = true
 		for _, c := range s.conns {
 			c.Close()
 		}
