@@ -77,11 +77,11 @@ func (p *Pool) wakeUpLocked() {
 
 func (p *Pool) tick() {
 	p.spawn(func() {
-		again := p.maintain()
+		p.maintain()
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.armed = false
-		if again {
+		if len(p.targets) > 0 { // one may have come meanwhile
 			p.wakeUpLocked()
 		}
 	})
@@ -89,8 +89,8 @@ func (p *Pool) tick() {
 
 // maintain closes connections that have been idle or open for too long, keeps
 // MinIdleConns ready, tells the tracker of loans that last, and drops targets
-// that are not in use. It reports whether there is anything left to look after.
-func (p *Pool) maintain() bool {
+// that are not in use.
+func (p *Pool) maintain() {
 	now := p.now()
 	p.mu.Lock()
 	targets := make([]*target, 0, len(p.targets))
@@ -109,7 +109,6 @@ func (p *Pool) maintain() bool {
 		t.refill(now)
 		t.tell()
 	}
-	return len(targets) > 0
 }
 
 // drop reports whether t holds nothing and need not, and makes it unusable then.

@@ -120,5 +120,5 @@ func TestMaintenanceRunsWhileThereAreConns(t *testing.T) {
 	tcptest.WaitUntil(t, "it to be closed", func() bool { return p.Stats().Idle == 0 })
 	tcptest.WaitUntil(t, "it to be forgotten", func() bool { return pool.Targets(p) == 0 && !pool.Armed(p) })
 	require.NoError(t, get(t, p, addr).Close())
-	require.True(t, pool.Armed(p))
+	tcptest.WaitUntil(t, "maintenance", func() bool { return pool.Armed(p) })
 }
