@@ -3,6 +3,7 @@ module github.com/tcpstate/tcpstate-go
 go 1.26
 
 require (
+	github.com/jackc/puddle/v2 v2.2.3
 	github.com/stretchr/testify v1.11.1
 	go.opentelemetry.io/otel v1.31.0
 	go.opentelemetry.io/otel/metric v1.31.0
@@ -21,5 +22,6 @@ require (
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/kr/text v0.2.0 // indirect
 	github.com/pmezard/go-difflib v1.0.0 // indirect
+	golang.org/x/sync v0.1.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )

@@ -224,8 +224,8 @@ func (r *reporter) waitSpan(w tcpstate.WaitInfo) {
 // discardReason returns a reason of the short list.
 func discardReason(r tcpstate.DiscardReason) string {
 	switch r {
-	case tcpstate.DiscardPeerClosed, tcpstate.DiscardIdleTimeout, tcpstate.DiscardIdleMax,
-		tcpstate.DiscardMaxLifetime, tcpstate.DiscardProbeFailed, tcpstate.DiscardCaller:
+	case tcpstate.DiscardPeerClosed, tcpstate.DiscardUnreadData, tcpstate.DiscardIdleTimeout,
+		tcpstate.DiscardIdleMax, tcpstate.DiscardMaxLifetime, tcpstate.DiscardProbeFailed, tcpstate.DiscardCaller:
 		return string(r)
 	}
 	return valueOther

@@ -28,7 +28,7 @@ type rig struct {
 	*testing.T
 	tr     *tcpstate.Tracker
 	clk    *testclock.Clock
-	server *server
+	server *database
 	db     *sql.DB
 	stop   func()
 	busy   sync.WaitGroup

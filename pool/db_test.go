@@ -16,8 +16,6 @@ import (
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
-func TestMain(m *testing.M) { tcptest.Main(m) }
-
 // nowhere is a connector that never connects.
 type nowhere struct{}
 

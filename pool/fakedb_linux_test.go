@@ -20,10 +20,10 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 )
 
-// server is a database that speaks in lines: every command is answered by "ok",
+// database is a server that speaks in lines: every command is answered by "ok",
 // a query by "row" as often as it asks for, and then "ok". It answers "wait" when
 // the test says so.
-type server struct {
+type database struct {
 	addr    string
 	answers chan struct{}
 	ended   chan struct{} // closed when the test is over
@@ -32,8 +32,8 @@ type server struct {
 	conns map[net.Conn]struct{}
 }
 
-func newServer(t *testing.T, config *tls.Config) *server {
-	s := &server{answers: make(chan struct{}), ended: make(chan struct{}), conns: make(map[net.Conn]struct{})}
+func newServer(t *testing.T, config *tls.Config) *database {
+	s := &database{answers: make(chan struct{}), ended: make(chan struct{}), conns: make(map[net.Conn]struct{})}
 	ln := tcptest.Listen(t)
 	s.addr = ln.Addr().String()
 	var wg sync.WaitGroup
@@ -61,7 +61,7 @@ func newServer(t *testing.T, config *tls.Config) *server {
 }
 
 // restart closes all connections, not without a word.
-func (s *server) restart() {
+func (s *database) restart() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
@@ -71,7 +71,7 @@ func (s *server) restart() {
 	clear(s.conns)
 }
 
-func (s *server) serve(c net.Conn) {
+func (s *database) serve(c net.Conn) {
 	for in := bufio.NewScanner(c); in.Scan(); {
 		rows := 0
 		switch cmd := in.Text(); {

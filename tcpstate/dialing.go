@@ -72,14 +72,14 @@ type dialed struct {
 }
 
 // BeginDial notes that a dial to o.Target begins: when, for which line of code,
-// and what observers take from ctx. It returns nil, which Done accepts, while
-// the tracker is off.
+// which is the calling one unless WithCallSite says another, and what observers
+// take from ctx. It returns nil, which Done accepts, while the tracker is off.
 func (t *Tracker) BeginDial(ctx context.Context, network string, o Origin) *Dialing {
 	t.init()
 	if t.cfg.Load().Off {
 		return nil
 	}
-	d := &Dialing{t: t, ctx: ctx, network: network, origin: o, site: sites.Capture(1), tokens: t.takeTokens(ctx), start: t.seam.now()}
+	d := &Dialing{t: t, ctx: ctx, network: network, origin: o, site: siteOfDial(ctx), tokens: t.takeTokens(ctx), start: t.seam.now()}
 	t.judge.dialing.begin(t, d)
 	return d
 }

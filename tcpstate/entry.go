@@ -173,11 +173,14 @@ const (
 	flagLinger     // the application set SO_LINGER
 	flagLingerZero // so that Close discards what was not sent
 	flagCopyFailed
-	flagClosed    // as closed, for the data path
-	flagProbing   // a probe has changed the keepalive settings; guarded by mu
-	flagPaired    // part of a Tunnel
-	flagRawConn   // the application has asked for the RawConn
-	flagUseFailed // no answer came to a use, because the connection ended
+	flagClosed     // as closed, for the data path
+	flagProbing    // a probe has changed the keepalive settings; guarded by mu
+	flagPaired     // part of a Tunnel
+	flagRawConn    // the application has asked for the RawConn
+	flagUseFailed  // no answer came to a use, because the connection ended
+	flagArmed      // as armed, for those who do not hold mu
+	flagPeerClosed // see Watch.PeerClosed
+	flagPeerWatch  // somebody is to be told of that; see peerWatchers
 )
 
 // Marks in readEpoch: nothing was read since Read ended like this. A later
@@ -347,14 +350,17 @@ func (e *entry) forget() bool {
 // closeLocked ends e. The caller calls Tracker.ended next, without mu.
 func (e *entry) closeLocked() {
 	e.closed = true
-	e.flags.Or(flagClosed)
 	for u := e.uses; u != nil; u = u.next {
 		u.pool.returned()
+	}
+	if e.flags.Or(flagClosed)&flagPeerWatch != 0 {
+		e.t.peers.drop(e)
 	}
 	e.raw = nil
 	if e.armed {
 		// A descriptor that was closed behind our back took its watch along.
 		e.armed = false
+		e.flags.And(^flagArmed)
 		e.t.disarmed()
 	}
 	e.end = endings.Get().(*ending)

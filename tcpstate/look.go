@@ -49,6 +49,9 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	if ended := next.fin || next.dead; ended && fl&flagPaired != 0 || seen.behalf != nil {
 		t.lookPaired(e, ended, &seen, now)
 	}
+	if next.fin || next.dead {
+		t.peerClosed(e)
+	}
 	if !next.fin && !next.dead {
 		t.lookOpen(e, now, next, &seen)
 		return

@@ -116,8 +116,11 @@ func (t *Tracker) loop(before, done chan struct{}) {
 			p = t.goBlind(err)
 			t.disarmAll()
 		}
+		t.peersClosed(evs)
+		p.Handled()
 		t.poll()
 		wait = t.pass(evs)
+		t.tellPeers()
 		if c := t.seam.clock; c != nil {
 			c.Passed(wait)
 		}

@@ -109,6 +109,7 @@ func (t *Tracker) arm(e *entry) {
 	}
 	if err == nil {
 		e.armed = true
+		e.flags.Or(flagArmed)
 		armedEverywhere.Add(1)
 		t.watched.Add(1)
 	}
@@ -131,6 +132,7 @@ func (t *Tracker) disarmAll() {
 		e.mu.Lock()
 		if e.armed {
 			e.armed, e.slow = false, true
+			e.flags.And(^flagArmed)
 			j.unarmed++
 			t.disarmed()
 		}

@@ -52,7 +52,7 @@ type churnChore struct {
 	mu      sync.Mutex // guards following fields
 	records map[churnKey]*churnRecord
 	due     int64
-	open    bool // a finding is: the loop has to run until it ends
+	pin     pin // while a finding is open
 }
 
 type churnKey struct {
@@ -105,7 +105,7 @@ func (c *churnChore) surplus(p *Pool, s *Surplus) {
 	}
 	step.add(&churnCount{closed: s.Closed, uses: s.Uses, dialed: s.Dialed, peak: peak})
 	sum := r.sum(now)
-	wake := !c.open && sum.churning(false)
+	wake := !c.pin.held && sum.churning(false)
 	if wake {
 		c.due = now
 	} else if c.due == 0 {
@@ -175,16 +175,10 @@ func (c *churnChore) run(t *Tracker, now int64) {
 		open = open || r.thing.finding != nil
 	}
 	c.mu.Lock()
-	was := c.open
-	c.open = open
+	defer c.mu.Unlock()
+	c.pin.hold(t, open)
 	if len(c.records) > 0 && c.due == 0 {
 		c.due = now + churnStep
-	}
-	c.mu.Unlock()
-	if open && !was {
-		t.pin(1)
-	} else if was && !open {
-		t.pin(-1)
 	}
 }
 

@@ -51,6 +51,7 @@ type DiscardReason string
 // The reasons, as they stand on metrics.
 const (
 	DiscardPeerClosed  DiscardReason = "peer_closed"  // the peer had closed it
+	DiscardUnreadData  DiscardReason = "unread_data"  // bytes came that nobody has read
 	DiscardIdleTimeout DiscardReason = "idle_timeout" // it lay idle for too long
 	DiscardIdleMax     DiscardReason = "idle_max"     // enough were idle
 	DiscardMaxLifetime DiscardReason = "max_lifetime" // it was too old

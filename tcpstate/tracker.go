@@ -44,6 +44,7 @@ type Tracker struct {
 
 	poller  atomic.Pointer[pollerBox] // stored with mu held; nil while the loop does not run
 	watched atomic.Int64              // connections that epoll watches
+	peers   peerWatchers
 	nextID  atomic.Uint64
 	count   counters
 
@@ -82,6 +83,8 @@ type pollerBox struct{ poller }
 // poller is the event source of the loop; see package internal/epoll.
 type poller interface {
 	Wait(wait time.Duration, evs []epoll.Event) ([]epoll.Event, error)
+	Handled()
+	Quiet() bool
 	Wake()
 	Add(fd uintptr, token uint64) error
 	Del(fd uintptr) error

@@ -42,6 +42,12 @@ func (p *Blind) Wake() {
 	}
 }
 
+// Handled does nothing.
+func (p *Blind) Handled() {}
+
+// Quiet is always false: events that nobody sees are handled by nobody.
+func (p *Blind) Quiet() bool { return false }
+
 // Add always fails.
 func (p *Blind) Add(uintptr, uint64) error { return errors.ErrUnsupported }
 

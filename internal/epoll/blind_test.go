@@ -49,4 +49,6 @@ func TestBlindWatchesNothing(t *testing.T) {
 	p := NewBlind()
 	require.ErrorIs(t, p.Add(0, 1), errors.ErrUnsupported)
 	require.NoError(t, p.Del(0))
+	p.Handled()
+	require.False(t, p.Quiet())
 }

@@ -2,9 +2,10 @@
 // beside the one of Go's runtime, waited for by a goroutine instead of an OS
 // thread.
 //
-// A Poller is used by three kinds of callers. One goroutine calls Wait. Any
-// goroutine may call Wake. Add and Del take a live file descriptor, so they
-// are called only inside a RawConn.Control.
+// A Poller is used by three kinds of callers. One goroutine calls Wait, and
+// Handled when it has dealt with the events. Any goroutine may call Wake and
+// Quiet. Add and Del take a live file descriptor, so they are called only
+// inside a RawConn.Control.
 package epoll
 
 import "errors"

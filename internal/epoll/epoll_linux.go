@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,6 +28,8 @@ type Poller struct {
 	werr error                // owned by Wait
 	fn   func(fd uintptr) bool
 	once func(fd uintptr) // fn, for Control
+
+	taking atomic.Bool // Wait takes events, or has taken some that are not handled
 
 	ctl    sync.RWMutex // held for reading by Add and Del, for writing by Close
 	closed bool         // guarded by ctl
@@ -54,11 +57,15 @@ func New() (*Poller, error) {
 	}
 	p := &Poller{file: f, raw: raw, fd: fd}
 	p.fn = func(fd uintptr) bool {
+		p.taking.Store(true)
 		for {
 			p.n, p.werr = unix.EpollWait(int(fd), p.buf[:], 0)
 			if p.werr != unix.EINTR {
 				break
 			}
+		}
+		if p.n <= 0 {
+			p.taking.Store(false)
 		}
 		return p.n > 0 || p.werr != nil
 	}
@@ -118,6 +125,25 @@ func (p *Poller) Wake() {
 		p.file.SetReadDeadline(past)
 	}
 	p.mu.Unlock()
+}
+
+// Handled says that the events which the last Wait returned have taken effect.
+func (p *Poller) Handled() { p.taking.Store(false) }
+
+// Quiet reports whether every event that there was when it was called has been
+// handled: none waits in the kernel, none is on the way from Wait to Handled.
+// It takes no event away.
+func (p *Poller) Quiet() bool {
+	p.ctl.RLock()
+	defer p.ctl.RUnlock()
+	if p.closed {
+		return false
+	}
+	// An epoll descriptor is readable while it has events (epoll(7)).
+	fds := [1]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds[:], 0)
+	// In this order: what was taken before the question is handled by now.
+	return err == nil && n == 0 && !p.taking.Load()
 }
 
 // Add watches fd for the peer's FIN, hang-up and errors, edge-triggered:

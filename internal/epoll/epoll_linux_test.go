@@ -350,3 +350,22 @@ func TestNothingAllocates(t *testing.T) {
 		}))
 	})
 }
+
+func TestQuietIsWhenEveryEventWasHandled(t *testing.T) {
+	p := open(t)
+	require.True(t, p.Quiet())
+	c, s := tcptest.Pair(t)
+	require.NoError(t, watch(t, p, c, 1))
+	require.True(t, p.Quiet())
+	require.NoError(t, s.CloseWrite())
+	tcptest.WaitState(t, c, tcptest.CloseWait)
+	require.False(t, p.Quiet(), "the event waits")
+	next(t, p)
+	require.False(t, p.Quiet(), "the event was taken")
+	p.Handled()
+	require.True(t, p.Quiet())
+	nothing(t, p)
+	require.True(t, p.Quiet(), "there was nothing to handle")
+	require.NoError(t, p.Close())
+	require.False(t, p.Quiet())
+}

@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	modules := []string{".", "examples", "examples/clients"}
+	modules := []string{".", "examples", "examples/clients", "bench"}
 	args := os.Args[1:]
 	if i := slices.Index(args, "-e2e"); i >= 0 {
 		args = slices.Delete(args, i, i+1)

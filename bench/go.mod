@@ -1,0 +1,18 @@
+module github.com/tcpstate/tcpstate-go/bench
+
+go 1.26.0
+
+require (
+	github.com/jackc/puddle/v2 v2.2.3
+	github.com/redis/go-redis/v9 v9.23.0
+	github.com/tcpstate/tcpstate-go v0.0.0
+)
+
+require (
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	go.uber.org/atomic v1.12.0 // indirect
+	golang.org/x/sync v0.1.0 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+)
+
+replace github.com/tcpstate/tcpstate-go => ../
