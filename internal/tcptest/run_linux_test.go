@@ -223,6 +223,7 @@ func at(st *statement, err error) error {
 
 // pass lets time pass, and refuses what is found meanwhile.
 func (r *run) pass(d time.Duration) error {
+	r.clk.Settle()
 	for d > 0 {
 		step := min(d, time.Second)
 		d -= step

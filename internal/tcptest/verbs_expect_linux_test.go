@@ -101,6 +101,7 @@ func (r *run) expect(st *statement) error {
 	if st.opts["severity"] == "count" {
 		return r.expectCount(kind, want, limit)
 	}
+	r.clk.Settle()
 	for end := r.clk.Now().Add(limit); ; {
 		if err := r.check(); err != nil {
 			return err

@@ -58,10 +58,10 @@ func (c *Clock) Now() time.Time {
 }
 
 // Advance moves the clock by d, in steps of at most a second that end whenever
-// something is due in the tracker. After each step the tracker's loop has seen
+// something is due in the tracker, by what its loop knew when it passed last: see
+// Settle. After each step the tracker's loop has seen
 // the new time and everything that was ready.
 func (c *Clock) Advance(d time.Duration) {
-	c.Settle()
 	for d > 0 {
 		step := c.step(d)
 		d -= step
@@ -137,10 +137,10 @@ func (c *Clock) step(d time.Duration) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d = min(d, time.Second)
-	if !c.runs {
+	if !c.runs || !c.due.After(c.now) {
 		return d
 	}
-	return min(d, max(c.due.Sub(c.now), time.Millisecond))
+	return min(d, c.due.Sub(c.now))
 }
 
 // pause lets the real time pass that belongs to a step of the clock.

@@ -94,6 +94,7 @@ func TestTheLoopPassesWhenItWantsTo(t *testing.T) {
 	clk := Install(new(int))
 	begin := clk.Now()
 	l := startEvery(clk, 300*time.Millisecond)
+	clk.Settle()
 	clk.Advance(time.Second)
 	seen := make(map[time.Duration]bool)
 	for _, at := range l.passes() {
