@@ -122,7 +122,7 @@ func (t *target) take(ctx context.Context, s *slip) (*conn, error) {
 			err = errDropped
 		}
 		t.mu.Unlock()
-		s.res.ReleaseUnused()
+		t.release(s)
 		return nil, err
 	}
 	c := t.idle.pop(t.p.FIFO)
