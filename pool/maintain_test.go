@@ -169,3 +169,21 @@ func TestDialsThatFailAtOnceAreRepeatedInTheNextRound(t *testing.T) {
 	require.GreaterOrEqual(t, dials.Load(), int64(rounds))
 	require.NoError(t, c.Close())
 }
+
+func TestConnsThatDoNotComeBackAreAskedForAllTheSame(t *testing.T) {
+	p, addr := &pool.Pool{MinIdleConns: 1, MaxConnIdleTime: time.Hour, ProbeAfter: -1}, startEcho(t)
+	pool.Freeze(p)
+	newPool(t, p)
+	ready := func() {
+		t.Helper()
+		tcptest.WaitUntil(t, "an idle connection", func() bool {
+			pool.Advance(p, 0)
+			return p.Stats().Idle == 1
+		})
+	}
+	for range 3 {
+		require.NoError(t, get(t, p, addr).Discard())
+		ready()
+		pool.Skew(p, 50*time.Minute)
+	}
+}
