@@ -179,3 +179,45 @@ func TestAConnThatIsNotReturnedIsReportedWithItsBorrower(t *testing.T) {
 	require.NoError(t, c.Close())
 	tcptest.WaitUntil(t, "its end", func() bool { return len(tracker.Findings()) == 0 })
 }
+
+// slowToClose is a connection whose Close waits for proceed.
+type slowToClose struct {
+	net.Conn
+	closing, proceed chan struct{}
+}
+
+func (c slowToClose) Close() error {
+	close(c.closing)
+	<-c.proceed
+	return c.Conn.Close()
+}
+
+func TestCloseDoesNotWaitForAConnThatIsNotHandedOutAfterAll(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	c := slowToClose{near, make(chan struct{}), make(chan struct{})}
+	p := &pool.Pool{
+		CloseTimeout: time.Hour, MaxConnIdleTime: time.Minute,
+		Dial: func(context.Context, string, string) (net.Conn, error) { return c, nil },
+	}
+	pool.Freeze(p)
+	newPool(t, p)
+	require.NoError(t, get(t, p, "pipe").Close())
+	pool.Skew(p, time.Hour)
+	got, closed := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := p.Get(context.Background(), "tcp", "pipe")
+		got <- err
+	}()
+	<-c.closing // it has been idle for too long
+	go func() { closed <- p.Close() }()
+	tcptest.WaitUntil(t, "Close to begin", func() bool { return pool.Shut(p) })
+	close(c.proceed)
+	require.ErrorIs(t, <-got, pool.ErrClosed)
+	select {
+	case err := <-closed:
+		require.NoError(t, err)
+	case <-time.After(time.Minute):
+		t.Fatal("Close waits for a loan that never was")
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -12,8 +11,9 @@ import (
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
-// DialPanicError is the error of a Get whose dial panicked: dials run on
-// goroutines of the pool, where a panic would end the program.
+// DialPanicError is the error of a Get whose dial panicked, or returned a
+// connection whose methods do: dials run on goroutines of the pool, where a
+// panic would end the program.
 type DialPanicError struct {
 	Value any // of the panic; nil when the dial has ended its goroutine
 	Stack []byte
@@ -65,15 +65,15 @@ func (t *target) dialFor(ctx context.Context, s *slip, site tcpstate.CallSite) (
 func (d *dialing) run(ctx context.Context) {
 	p := d.t.p
 	var (
-		nc    net.Conn
-		err   error = &DialPanicError{} // unless dial returns
+		c     *conn
+		err   error = &DialPanicError{} // unless connect returns
 		start       = p.now()
 	)
 	defer func() {
 		if v := recover(); v != nil {
 			err = &DialPanicError{Value: v, Stack: debug.Stack()}
 		}
-		d.finish(ctx, nc, err, start)
+		d.finish(ctx, c, err, start)
 	}()
 	dctx, cancel := context.WithCancel(tcpstate.WithCallSite(context.WithoutCancel(ctx), d.site))
 	defer cancel()
@@ -82,23 +82,30 @@ func (d *dialing) run(ctx context.Context) {
 		defer cancel()
 	}
 	defer context.AfterFunc(p.closing, cancel)()
-	nc, err = p.dial(dctx, d.t.key.network, d.t.key.address)
-	if nc == nil && err == nil {
-		err = errNoConn
+	c, err = d.connect(dctx)
+}
+
+// connect calls the dial and takes in what it returns, which may panic as well:
+// an interface that holds a nil pointer is not nil.
+func (d *dialing) connect(ctx context.Context) (*conn, error) {
+	p := d.t.p
+	nc, err := p.dial(ctx, d.t.key.network, d.t.key.address)
+	switch {
+	case err != nil:
+		return nil, err
+	case nc == nil:
+		return nil, errNoConn
 	}
+	return newConn(d.t, nc, p.now()), nil
 }
 
 var errNoConn = errors.New("pool: the dial returned neither a connection nor an error")
 
 // finish delivers the result to the borrower or, if he has left, the connection
 // to whoever comes next.
-func (d *dialing) finish(ctx context.Context, nc net.Conn, err error, start int64) {
+func (d *dialing) finish(ctx context.Context, c *conn, err error, start int64) {
 	t, p := d.t, d.t.p
 	now := p.now()
-	var c *conn
-	if err == nil {
-		c = newConn(t, nc, now)
-	}
 	t.mu.Lock()
 	t.dialing--
 	t.total.dials++

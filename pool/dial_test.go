@@ -38,6 +38,13 @@ func TestADialThatFailsLeavesRoomForTheNext(t *testing.T) {
 				return ok && p.Value == nil
 			},
 		},
+		"a nil pointer": {
+			func(context.Context, string, string) (net.Conn, error) { return (*net.TCPConn)(nil), nil },
+			func(err error) bool {
+				p, ok := errors.AsType[*pool.DialPanicError](err)
+				return ok && p.Value != nil
+			},
+		},
 		"nothing at all": {
 			func(context.Context, string, string) (net.Conn, error) { return nil, nil },
 			func(err error) bool { return err != nil },

@@ -58,3 +58,18 @@ func Closing(p *Pool) bool {
 	defer p.mu.Unlock()
 	return p.closed
 }
+
+// Shut reports whether Close has come as far as to wait for what is lent out.
+func Shut(p *Pool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.targets {
+		t.mu.Lock()
+		closed := t.closed
+		t.mu.Unlock()
+		if !closed {
+			return false
+		}
+	}
+	return p.closed
+}

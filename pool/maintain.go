@@ -144,9 +144,10 @@ func (t *target) expire(now int64) {
 	}
 }
 
-// refill dials what lacks of MinIdleConns.
+// refill dials what lacks of MinIdleConns. Dials that fail at once are not made
+// up for until the next round.
 func (t *target) refill(now int64) {
-	for {
+	for range t.p.limits.min {
 		t.mu.Lock()
 		l := &t.p.limits
 		wanted := t.keepsReadyLocked(now) && !t.closed &&
@@ -167,11 +168,12 @@ func (t *target) refill(now int64) {
 			if t.p.spawn(func() { d.run(context.Background()) }) {
 				continue
 			}
-			t.release(d.s)
+			res.ReleaseUnused()
 		}
 		t.mu.Lock()
 		t.dialing--
 		t.mu.Unlock()
+		t.p.progressed()
 		return
 	}
 }

@@ -1,6 +1,10 @@
 package pool_test
 
 import (
+	"context"
+	"errors"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,4 +125,65 @@ func TestMaintenanceRunsWhileThereAreConns(t *testing.T) {
 	tcptest.WaitUntil(t, "it to be forgotten", func() bool { return pool.Targets(p) == 0 && !pool.Armed(p) })
 	require.NoError(t, get(t, p, addr).Close())
 	tcptest.WaitUntil(t, "maintenance", func() bool { return pool.Armed(p) })
+}
+
+func TestANewConnIsLentHoweverShortItsLife(t *testing.T) {
+	for name, p := range map[string]*pool.Pool{
+		"lifetime":  {MaxConnLifetime: 1, MaxConnLifetimeJitter: -1},
+		"idle time": {MaxConnIdleTime: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			newPool(t, p)
+			addr := startEcho(t)
+			for n := range uint64(3) {
+				c := get(t, p, addr)
+				require.EqualValues(t, n+1, p.Stats().Dials)
+				require.NoError(t, c.Close())
+			}
+			require.Zero(t, p.Stats().Hits)
+		})
+	}
+}
+
+func TestDialsThatFailAtOnceAreRepeatedInTheNextRound(t *testing.T) {
+	const ready, rounds = 60, 100
+	var dials atomic.Int64
+	var down atomic.Bool
+	p := &pool.Pool{MinIdleConns: ready, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if down.Load() {
+			dials.Add(1)
+			return nil, errors.New("down")
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+	pool.Freeze(p)
+	newPool(t, p)
+	c := get(t, p, startEcho(t))
+	down.Store(true)
+	for n := range int64(rounds) {
+		pool.Advance(p, 0)
+		require.LessOrEqual(t, dials.Load(), (n+1)*ready)
+		tcptest.WaitUntil(t, "the dials to fail", func() bool { return p.Stats().Constructing == 0 })
+		require.LessOrEqual(t, dials.Load(), (n+1)*ready)
+	}
+	require.GreaterOrEqual(t, dials.Load(), int64(rounds))
+	require.NoError(t, c.Close())
+}
+
+func TestConnsThatDoNotComeBackAreAskedForAllTheSame(t *testing.T) {
+	p, addr := &pool.Pool{MinIdleConns: 1, MaxConnIdleTime: time.Hour, ProbeAfter: -1}, startEcho(t)
+	pool.Freeze(p)
+	newPool(t, p)
+	ready := func() {
+		t.Helper()
+		tcptest.WaitUntil(t, "an idle connection", func() bool {
+			pool.Advance(p, 0)
+			return p.Stats().Idle == 1
+		})
+	}
+	for range 3 {
+		require.NoError(t, get(t, p, addr).Discard())
+		ready()
+		pool.Skew(p, 50*time.Minute)
+	}
 }

@@ -37,7 +37,7 @@ type conn struct {
 
 	// Guarded by target.mu.
 	slip         *slip // nil: not lent out
-	reused       bool
+	reused       bool  // it was idle before this loan; written by the borrower alone
 	idle         bool
 	older, newer *conn
 	shown        uint64 // state at the last maintenance while lent out
@@ -149,7 +149,8 @@ func (c *conn) check(ctx context.Context) reason {
 				c.site.Store(uint32(tcpstate.CaptureSite(3)))
 				now = p.now()
 			}
-			if idle := now - c.idleSince; idle >= p.limits.old || now >= c.expires {
+			// A new connection is for whoever has dialed it, however short its life.
+			if idle := now - c.idleSince; c.reused && (idle >= p.limits.old || now >= c.expires) {
 				if why := c.checkOld(ctx, now, idle); why != fit {
 					return why
 				}

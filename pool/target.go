@@ -31,7 +31,7 @@ type target struct {
 	dialing int
 	lent    int
 	total   totals
-	askedAt int64 // when a connection came back last
+	askedAt int64 // when a loan ended last
 	closed  bool
 	dropped bool
 }
@@ -122,7 +122,7 @@ func (t *target) take(ctx context.Context, s *slip) (*conn, error) {
 			err = errDropped
 		}
 		t.mu.Unlock()
-		s.res.ReleaseUnused()
+		t.release(s)
 		return nil, err
 	}
 	c := t.idle.pop(t.p.FIFO)
@@ -245,10 +245,12 @@ func (t *target) reject(c *conn, why reason) {
 
 // leave ends a loan whose connection does not come back.
 func (t *target) leave(c *conn, why reason) {
+	now := t.p.now()
 	t.mu.Lock()
 	s, done := t.endLocked(c)
-	t.total.useTime += t.p.now() - c.lentAt.Load()
+	t.total.useTime += now - c.lentAt.Load()
 	t.total.left(why)
+	t.askedAt = now
 	t.mu.Unlock()
 	if done != nil {
 		done()

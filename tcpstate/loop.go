@@ -103,8 +103,8 @@ func (t *Tracker) loop(before, done chan struct{}) {
 	if before != nil {
 		<-before
 	}
+	t.judge.readLimit(t.seam.maxWatches) // first: WatchPeer works as soon as there is a poller
 	p := t.openPoller()
-	t.judge.readLimit(t.seam.maxWatches)
 
 	t.begin()
 	var evs []epoll.Event

@@ -25,13 +25,14 @@ func (w *Watch) PeerClosed() (closed, watched bool) {
 }
 
 // OnPeerClosed has f called once when PeerClosed becomes true, at once if it is
-// already, and never after the connection has been closed at this end. Only the
-// latest f counts; nil ends it. See WatchPeer for how soon that is.
+// already, and not after the connection has been closed at this end. Only the
+// latest f counts; nil ends it. An f that was due already may still be called.
+// See WatchPeer for how soon that is.
 //
-// f runs on the tracker's goroutine, which must not wait: it leaves word with
-// somebody else. The tracker holds f until the connection has ended, so f must
-// not refer to the connection, or one that the application drops would never be
-// found.
+// f runs on the tracker's goroutine, which must not wait, or within OnPeerClosed:
+// it leaves word with somebody else. The tracker holds f until the connection has
+// ended, so f must not refer to the connection, or one that the application drops
+// would never be found.
 func (w *Watch) OnPeerClosed(f func()) {
 	if w == nil {
 		return
@@ -41,11 +42,11 @@ func (w *Watch) OnPeerClosed(f func()) {
 	switch fl := e.flags.Load(); {
 	case f == nil:
 		return
+	case fl&flagClosed != 0:
+		t.peers.drop(e)
 	case fl&flagPeerClosed != 0:
 		t.peers.take(e)
 		t.tellPeers()
-	case fl&flagClosed != 0:
-		t.peers.drop(e)
 	}
 }
 

@@ -106,6 +106,11 @@ func TestAnEndOfOurOwnIsNotThePeers(t *testing.T) {
 	require.False(t, w.WatchPeer())
 	peer.Close()
 	require.False(t, told.Load())
+
+	w = other.Watch() // whose peer has closed
+	require.NoError(t, other.Close())
+	w.OnPeerClosed(func() { told.Store(true) })
+	require.False(t, told.Load())
 }
 
 // Where there are no events, the sweep tells.
