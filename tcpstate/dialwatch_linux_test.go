@@ -169,7 +169,7 @@ func TestADialOfAnotherFunctionIsJudgedByTimeAlone(t *testing.T) {
 	tcptest.WaitUntil(t, "the dial to begin", func() bool { return r.inProgress() == 1 })
 	r.clk.Advance(3900 * time.Millisecond)
 	r.silent()
-	r.clk.Advance(200 * time.Millisecond)
+	r.clk.Advance(1100 * time.Millisecond) // dials are looked at every second
 	f := r.one(tcpstate.KindDialNoAnswer)
 	require.Contains(t, f.Summary, "how often the SYN was sent is not known")
 	require.Equal(t, addr, f.Subject.Remote)
