@@ -54,7 +54,7 @@ func (f *Finding) WriteTo(w io.Writer) (int64, error) {
 	}
 	level := "WARN"
 	switch f.Severity {
-	case Count, Inventory:
+	case Count, Audit, Inventory:
 		level = "INFO"
 	case Error:
 		level = "ERROR"
