@@ -61,7 +61,7 @@ func (e *LeakError) Error() string {
 		if i == 0 {
 			sep = ":"
 		}
-		fmt.Fprintf(&b, "%s %d borrowed by %s, for up to %v", sep, l.n, l.at, l.longest.Round(time.Millisecond))
+		fmt.Fprintf(&b, "%s %d borrowed by %s, for up to %s", sep, l.n, l.at, tcpstate.Duration(l.longest))
 	}
 	return b.String()
 }

@@ -68,6 +68,11 @@ func TestCloseNamesWhoHasNotReturnedAConn(t *testing.T) {
 	requireBalance(t, p)
 }
 
+func TestALeakErrorRoundsTimesForReading(t *testing.T) {
+	err := &pool.LeakError{Name: "cache", Loans: []pool.Loan{{For: time.Minute + 3*time.Second + 7*time.Millisecond}}}
+	require.EqualError(t, err, `pool "cache": 1 not returned: 1 borrowed by an unknown line, for up to 1m3s`)
+}
+
 func TestCloseWaitsForConnsToComeBack(t *testing.T) {
 	p, addr := newPool(t, &pool.Pool{CloseTimeout: time.Hour}), startEcho(t)
 	c := get(t, p, addr)

@@ -44,7 +44,8 @@ type Pool struct {
 	// to go through a proxy, or to return a *tls.Conn. The rest of Dialer goes
 	// on to apply, see dialer.Dialer.Wrap. The context is that of the Get which
 	// needs the connection, without its end: a connection that comes too late
-	// for one borrower serves another.
+	// for one borrower serves another. A dialer.Dialer that is used within has
+	// to have the Tracker of Dialer; its connections keep its name.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Name is the name of the pool in reports and metrics: "payments", "cache".

@@ -57,13 +57,13 @@ var leakKinds = []kindRow{{
 	KindInfo: KindInfo{
 		Kind: KindLeakNotReturned, Severity: Warning, Phase: PhaseTransfer,
 		Title:   "connection taken from the pool, not given back",
-		Meaning: "The connection is lent out, no byte has moved on it, and somebody waits for a connection of this pool. With Thresholds.Held set, nobody need wait.",
+		Meaning: "The connection is lent out, no byte has moved on it, and somebody waits for a connection of this pool. With Thresholds.Held set it is reported although nobody waits.",
 		Causes: []string{
 			"rows, a statement or a transaction is not closed on some path",
 			"a response body is neither read to its end nor closed, and MaxConnsPerHost is reached",
 			"the borrower is blocked on something else",
 		},
-		Fix:     "give it back on every path: defer rows.Close(), defer tx.Rollback()",
+		Fix:     "give it back on every path: defer rows.Close(), tx.Rollback() or conn.Close()",
 		Default: "30 s without a byte, while somebody waits; without that, off",
 		Checks:  []string{checkSocket},
 	},

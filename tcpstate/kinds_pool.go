@@ -17,7 +17,7 @@ var poolKinds = []kindRow{{
 			"http.Transport.MaxIdleConnsPerHost is at its default of 2, and more requests than that run at once",
 			"the idle limit of the pool was set for a lower load",
 		},
-		Fix:     "keep as many idle connections as are in use at once: raise MaxIdleConnsPerHost, or the limit of the pool that it is",
+		Fix:     "keep as many idle connections as are in use at once: raise MaxIdleConnsPerHost, or what the pool calls that limit",
 		Default: "100 connections to one target within a minute, and more than half of the uses dial",
 		Checks:  []string{"ss -tan state time-wait dst {rhost} | wc -l"},
 	},

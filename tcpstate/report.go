@@ -54,7 +54,7 @@ func (f *Finding) WriteTo(w io.Writer) (int64, error) {
 	}
 	level := "WARN"
 	switch f.Severity {
-	case Count, Inventory:
+	case Count, Audit, Inventory:
 		level = "INFO"
 	case Error:
 		level = "ERROR"
@@ -214,8 +214,8 @@ func traceOf(token any) string {
 }
 
 // Report writes what is open now: an example of each group of findings, but for
-// inventory, then the connections by the line that opened them. It is meant for
-// programs that end, and for tests.
+// inventory and audits, then the connections by the line that opened them. It is
+// meant for programs that end, and for tests.
 func (t *Tracker) Report(w io.Writer) error {
 	t.init()
 	var b bytes.Buffer

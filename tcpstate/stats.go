@@ -44,8 +44,8 @@ type Stats struct {
 	Closing    int    // closed connections whose peer has not acknowledged that; see Tracker.Closing
 	Unfollowed uint64 // closed connections whose end was not looked into, because there were too many
 
-	Inventory, Warnings, Errors int    // findings open now; events count for ten minutes
-	Found                       uint64 // findings ever opened
+	Audits, Inventory, Warnings, Errors int    // findings open now; events count for ten minutes
+	Found                               uint64 // findings ever opened
 
 	Muted       uint64 // findings silenced by Config.Mute when they opened
 	RateLimited uint64 // groups not reported at once, because they were a moment ago
@@ -64,6 +64,7 @@ func (t *Tracker) Stats() Stats {
 		Opened: c.opened.Load(), Watched: int(t.watched.Load()),
 		Sweeps: c.sweeps.Load(), Sweep: time.Duration(c.sweepNanos.Load()),
 		Dials: c.dials.Load(), DialErrors: c.dialErrors.Load(),
+		Audits:    int(c.openFindings[Audit].Load()),
 		Inventory: int(c.openFindings[Inventory].Load()),
 		Warnings:  int(c.openFindings[Warning].Load()),
 		Errors:    int(c.openFindings[Error].Load()),

@@ -29,11 +29,13 @@ func TestFindingsAreCountedBySeverity(t *testing.T) {
 	es := entries(d, 3)
 	d.finds(KindCloseWaitNotReading, es...)
 	d.finds(KindCloseWaitIdleInPool, es[0])
+	more := entries(d, 1)
+	d.finds(KindKeepaliveOff, more...)
 	s := d.tr.Stats()
-	require.Equal(t, []int{1, 2, 0, 3}, []int{s.Inventory, s.Warnings, s.Errors, int(s.Found)})
-	d.finds("", es...)
+	require.Equal(t, []int{1, 1, 2, 0, 4}, []int{s.Audits, s.Inventory, s.Warnings, s.Errors, int(s.Found)})
+	d.finds("", append(es, more...)...)
 	s = d.tr.Stats()
-	require.Equal(t, []int{0, 0, 0, 3}, []int{s.Inventory, s.Warnings, s.Errors, int(s.Found)})
+	require.Equal(t, []int{0, 0, 0, 0, 4}, []int{s.Audits, s.Inventory, s.Warnings, s.Errors, int(s.Found)})
 }
 
 func TestBeyondFiftyNamesAllShareOne(t *testing.T) {

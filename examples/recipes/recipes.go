@@ -4,6 +4,7 @@ package recipes
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"io"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/listener"
 	"github.com/tcpstate/tcpstate-go/listener/httpserver"
 	tcpotel "github.com/tcpstate/tcpstate-go/otel"
+	"github.com/tcpstate/tcpstate-go/pool"
 	"github.com/tcpstate/tcpstate-go/pool/httppool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
@@ -53,6 +55,28 @@ func RawConns(ctx context.Context) (net.Conn, net.Listener, error) {
 	}
 	ln, err := listener.Listen("tcp", ":7000")
 	return conn, ln, err
+}
+
+// Lend uses a connection of a pool, which belongs to the whole program.
+func Lend(ctx context.Context, use func(net.Conn) error) error {
+	p := &pool.Pool{Name: "cache", MaxConns: 10} // made once, when the program starts
+	defer p.Close()
+	conn, err := p.Get(ctx, "tcp", "cache:6379")
+	if err != nil {
+		return err
+	}
+	defer conn.Close() // gives it back
+	return use(conn)
+}
+
+// Database watches the pool of db while serve runs.
+func Database(db *sql.DB, serve func() error) error {
+	stop, err := pool.WatchDB(db, "orders")
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return serve()
 }
 
 // Quick dials so that the kernel gives up on a dead peer in 30 seconds.

@@ -2,6 +2,10 @@
 // connections of an http.Transport. A connection that gets stuck, such as under
 // a response body that nobody closes, is reported with the line of code that
 // made the request.
+//
+// Transport.Stats tells of the pool as a whole. One that keeps fewer idle
+// connections than its requests need, and dials again and again, is reported as
+// pool.churn, with the MaxIdleConnsPerHost to set.
 package httppool
 
 import (

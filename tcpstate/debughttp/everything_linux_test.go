@@ -108,6 +108,7 @@ func TestThePageShowsEverything(t *testing.T) {
 	}
 	at := 0
 	for _, want := range []string{
+		"</b> audits",
 		`<h3 class="error">error <b>`, "listener.not_accepting",
 		`<h3 class="warning">warning <b>`, "close_wait.never_read",
 		`<h3 class="inventory">inventory <b>`, "close_wait.idle_in_pool",

@@ -58,8 +58,11 @@ func timesOf(t tcpstate.PoolTimes) *poolTimes {
 	return &poolTimes{t.Count, tcpstate.Duration(t.Time)}
 }
 
-// Full reports whether the next request has to wait.
-func (p pool) Full() bool { return p.Max > 0 && p.Used >= p.Max }
+// Full reports whether the next request has to wait. A pool with a limit for each
+// address tells of none: there a request that waits shows it.
+func (p pool) Full() bool {
+	return p.Max > 0 && p.Used >= p.Max || p.Pending != nil && *p.Pending > 0
+}
 
 // Limit returns how many connections there may be, empty without a limit.
 func (p pool) Limit() string {

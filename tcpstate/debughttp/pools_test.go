@@ -53,3 +53,16 @@ func TestPoolsAreShownIfThereAreAny(t *testing.T) {
 	require.Equal(t, map[string]any{"count": 111.0, "time": 83.0}, v.Pools[0]["waits"])
 	require.Equal(t, map[string]any{"name": "mail", "idle": 0.0, "used": 1.0}, v.Pools[1])
 }
+
+// A limit for each address is none of the pool.
+func TestAPoolThatSomebodyWaitsForIsMarkedWithoutALimit(t *testing.T) {
+	tr := new(tcpstate.Tracker)
+	defer tr.Close()
+	for name, waiting := range map[string]int{"busy": 1, "calm": 0} {
+		stats := tcpstate.PoolStats{Used: 4, Pending: waiting, Timeouts: -1}
+		t.Cleanup(tr.NewPool(tcpstate.Origin{Name: name}).Report(func() (tcpstate.PoolStats, bool) { return stats, true }))
+	}
+	text := shown(t, tr, "")
+	require.Contains(t, text, `<td>busy</td><td class="n">0</td><td class="n hot">4</td><td class="n"></td><td class="n">1</td>`)
+	require.Contains(t, text, `<td>calm</td><td class="n">0</td><td class="n">4</td><td class="n"></td><td class="n">0</td>`)
+}

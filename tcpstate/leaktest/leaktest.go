@@ -34,6 +34,8 @@
 //   - A response body that is not closed, where the response was short, over a
 //     plain http.Transport and with [IdleHTTP]: its connection looks idle. With
 //     package httppool it is seen.
+//   - Who has borrowed a connection of a pool.Pool for less than a second: the
+//     report has the line that dialed it. The error of Pool.Close has the other.
 //   - Most faults that take time. A connection that is closed before a threshold
 //     of Config has passed, 30 s for most, was none.
 //   - Findings, in a bubble of testing/synctest: connections are counted there,
