@@ -190,3 +190,13 @@ func (f *fdTable) clear(fd uintptr, e *entry) {
 func sortEntries(es []*entry) {
 	slices.SortFunc(es, func(a, b *entry) int { return cmp.Compare(a.id, b.id) })
 }
+
+// tick is how coarse the kernel's ages are, by the clock of the loop: two ticks
+// of the slowest kernel (CONFIG_HZ=100).
+func (s *seam) tick() int64 {
+	const coarse = 20 * time.Millisecond
+	if s.clock != nil && s.clock.Rate() > 0 {
+		return int64(coarse) * int64(s.clock.Rate())
+	}
+	return int64(coarse)
+}

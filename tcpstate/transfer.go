@@ -27,7 +27,7 @@ func (o *openLook) inTransfer() bool {
 
 // unread asks whether bytes wait that the application does not read. Without
 // the queues it says yes when data came after the application last began to
-// read.
+// read, for all that the kernel's clock can tell, or there is no room for more.
 func (o *openLook) unread() bool {
 	e, s := o.e, o.sample
 	if e.copying.Load() > 0 || s.bytesReceived == 0 {
@@ -37,10 +37,10 @@ func (o *openLook) unread() bool {
 		return s.recvQueue > 0
 	}
 	re := e.lastRead()
-	if re == 0 || re >= markFirst || e.flags.Load()&flagWrapped == 0 {
+	if re == 0 || re >= markFirst || e.flags.Load()&flagWrapped == 0 || s.recvWindowKnown && s.recvWindow == 0 {
 		return true
 	}
-	return e.t.epochTime(re) < o.now-int64(s.dataRecv)
+	return e.t.epochTime(re) < o.now-int64(s.dataRecv)+e.t.seam.tick()
 }
 
 // transferVerdict judges a connection that is open in both directions. Of

@@ -132,7 +132,7 @@ func (p promise) latest(k tcpstate.Kind) time.Duration {
 	if slices.Contains(resent, k) {
 		t = max(t, rtos(3))
 	}
-	return t + time.Duration(p.look)
+	return t + time.Duration(p.look) + time.Millisecond
 }
 
 // punctual measures how long the verdict took: from the condition's beginning,

@@ -61,7 +61,7 @@ func serve(t *testing.T, ln net.Listener, dir string, certs *harness.Certs) (sto
 		require.NoError(t, os.WriteFile(cfg.ClientTLSInfo.CertFile, certs.Cert, 0o600))
 		require.NoError(t, os.WriteFile(cfg.ClientTLSInfo.KeyFile, certs.Key, 0o600))
 	}
-	peer := url.URL{Scheme: "unix", Host: filepath.Base(dir) + ":0"} // it has none, and must say where
+	peer := url.URL{Scheme: "unix", Host: "peer-" + ln.Addr().(*net.TCPAddr).AddrPort().String()} // it has none, and must say where
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{at}, []url.URL{at}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
