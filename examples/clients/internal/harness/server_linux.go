@@ -3,7 +3,6 @@ package harness
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -74,12 +74,16 @@ func newServer(t testing.TB, user string) *Server {
 	return s
 }
 
+// ports is how many ports FreePort has tried.
+var ports atomic.Int32
+
 // FreePort returns a loopback port that nobody listens on, below those that the
-// kernel gives to clients, so that it is still free after a restart.
+// kernel gives to clients, so that it is still free after a restart. Tests of
+// other packages, which run in processes of their own, have other ports.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
-		port := 10_000 + rand.IntN(20_000)
+		port := 10_000 + os.Getpid()%200*100 + int(ports.Add(1))%100
 		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			require.NoError(t, ln.Close())
