@@ -115,7 +115,8 @@ func (d *dialing) finish(ctx context.Context, c *conn, err error, start int64) {
 	} else {
 		t.total.dialErrors++
 	}
-	closed, waiting := t.closed, d.left.CompareAndSwap(false, true)
+	// Close ends dials before it comes to their target.
+	closed, waiting := t.closed || p.closing.Err() != nil, d.left.CompareAndSwap(false, true)
 	switch {
 	case closed:
 		err = ErrClosed
