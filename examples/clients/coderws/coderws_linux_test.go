@@ -176,12 +176,19 @@ func TestAWebsocketThatNobodyReadsIsFoundWhenTheServerEndsIt(t *testing.T) {
 	})
 }
 
-// A handler that only writes when there is something to say does not notice
+// A handler that has stopped reading does not notice
 // that its client has left. websocket.Conn.CloseRead would have told it.
 func TestAHandlerThatNeverReadsIsFoundWhenItsClientLeaves(t *testing.T) {
-	both(t, func(ctx context.Context, _ *websocket.Conn) { <-ctx.Done() }, func(t *testing.T, s *setup) {
+	once := func(ctx context.Context, c *websocket.Conn) {
+		if typ, b, err := c.Read(ctx); err == nil {
+			_ = c.Write(ctx, typ, b)
+		}
+		<-ctx.Done()
+	}
+	both(t, once, func(t *testing.T, s *setup) {
 		c, err := Dial(t.Context(), s.client, s.url)
 		require.NoError(t, err)
+		talk(t, c) // what is left unread would make of its FIN an RST
 		require.NoError(t, c.CloseNow())
 		got := s.served.Finds(t, tcpstate.KindCloseWaitNotReading, "sockets", "", "")
 		require.Equal(t, "GET /feed", got.Subject.Use)
