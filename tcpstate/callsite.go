@@ -48,10 +48,8 @@ func (w *Watch) BorrowAt(ctx context.Context, p *Pool, u Use, site CallSite, sin
 		return func() {}
 	}
 	us := w.e.t.NewUsage(ctx, u)
-	if us == nil {
-		return func() {}
+	if us != nil {
+		us.site, us.begun = sites.ID(site), since
 	}
-	us.pool, us.plain, us.site, us.begun = p, true, sites.ID(site), since
-	us.Attach(w)
-	return us.End
+	return us.borrows(w, p)
 }

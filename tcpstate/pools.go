@@ -70,13 +70,17 @@ func (w *Watch) Borrow(ctx context.Context, p *Pool, u Use) (done func()) {
 	if w == nil {
 		return func() {}
 	}
-	us := w.e.t.NewUsage(ctx, u)
-	if us == nil {
+	return w.e.t.NewUsage(ctx, u).borrows(w, p)
+}
+
+// borrows makes u, nil while the tracker is off, a use of w out of p.
+func (u *Usage) borrows(w *Watch, p *Pool) (done func()) {
+	if u == nil {
 		return func() {}
 	}
-	us.pool, us.plain = p, true
-	us.Attach(w)
-	return us.End
+	u.pool, u.plain = p, true
+	u.Attach(w)
+	return u.End
 }
 
 const (

@@ -159,23 +159,15 @@ func (u *Usage) Failed() {
 
 // Shared says that the connection serves other uses at the same time, as that
 // of HTTP/2 may: what happens on it says nothing of this use alone.
-func (u *Usage) Shared() {
-	if u == nil {
-		return
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if e := u.e; e != nil {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-	}
-	u.down = nil
-}
+func (u *Usage) Shared() { u.change(func() { u.down = nil }) }
 
 // Upgraded says that the answer has switched protocols, as HTTP does by status
 // 101: there is no answer to be read to the end any more, the application reads
 // and writes as it likes until the use ends.
-func (u *Usage) Upgraded() {
+func (u *Usage) Upgraded() { u.change(func() { u.upgraded = true }) }
+
+// change calls f with the use, and the connection that serves it, locked.
+func (u *Usage) change(f func()) {
 	if u == nil {
 		return
 	}
@@ -185,7 +177,7 @@ func (u *Usage) Upgraded() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 	}
-	u.upgraded = true
+	f()
 }
 
 // Progress says that the use moves on although the connection need not: the

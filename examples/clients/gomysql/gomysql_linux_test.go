@@ -64,25 +64,13 @@ func (s *setup) open(n int) *sql.DB {
 	return db
 }
 
-// miss lets somebody wait for a connection until the test ends.
-func (s *setup) miss(db *sql.DB) {
-	ctx, cancel := context.WithCancel(s.t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- db.PingContext(ctx) }()
-	s.t.Cleanup(func() {
-		cancel()
-		require.ErrorIs(s.t, <-ended, context.Canceled)
-	})
-	harness.WaitUntil(s.t, "the wait", func() bool { return db.Stats().WaitCount > 0 })
-}
-
 func TestRowsThatAreNotClosedAreFoundWhenTheirConnectionIsMissed(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		db := s.open(1)
 		rows, err := db.QueryContext(t.Context(), "select seq from mysql.user join (select 1 as seq union select 2) s") // leak: rows
 		require.NoError(t, err)
 		t.Cleanup(func() { rows.Close() })
-		s.miss(db)
+		harness.Miss(t, db)
 		s.rig.Finds(t, tcpstate.KindLeakNotReturned, "orders", "last use", "rows")
 	})
 }
@@ -93,7 +81,7 @@ func TestATransactionThatIsNotEndedIsFoundWhenItsConnectionIsMissed(t *testing.T
 		tx, err := db.BeginTx(t.Context(), nil) // leak: transaction
 		require.NoError(t, err)
 		t.Cleanup(func() { tx.Rollback() })
-		s.miss(db)
+		harness.Miss(t, db)
 		s.rig.Finds(t, tcpstate.KindLeakNotReturned, "orders", "last use", "transaction")
 	})
 }
@@ -104,7 +92,7 @@ func TestAConnectionThatIsNotClosedIsFoundWhenItIsMissed(t *testing.T) {
 		c, err := db.Conn(t.Context()) // leak: connection
 		require.NoError(t, err)
 		t.Cleanup(func() { c.Close() })
-		s.miss(db)
+		harness.Miss(t, db)
 		s.rig.Finds(t, tcpstate.KindLeakNotReturned, "orders", "last use", "connection")
 	})
 }
