@@ -14,12 +14,12 @@ import (
 )
 
 // post has more of a body than net/http reads ahead, and less than it announces.
-var post = "POST /v1/reports/4711?token=s3cret HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n" +
+var post = "POST /v1/reports/id-4711?token=s3cret HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n" +
 	strings.Repeat("unread ", 1000)
 
 const (
-	fetch   = "GET /v1/reports/4711?token=s3cret HTTP/1.1\r\nHost: x\r\n\r\n"
-	upgrade = "GET /ws/4711?token=s3cret HTTP/1.1\r\nHost: x\r\n\r\n"
+	fetch   = "GET /v1/reports/id-4711?token=s3cret HTTP/1.1\r\nHost: x\r\n\r\n"
+	upgrade = "GET /ws/id-4711?token=s3cret HTTP/1.1\r\nHost: x\r\n\r\n"
 )
 
 // requireNothingPrivate checks that what clients send does not show.
@@ -27,7 +27,7 @@ func requireNothingPrivate(t *testing.T, f tcpstate.Finding) {
 	t.Helper()
 	asJSON, err := json.Marshal(f)
 	require.NoError(t, err)
-	for _, secret := range []string{"4711", "token", "s3cret", "unread unread"} {
+	for _, secret := range []string{"id-4711", "token", "s3cret", "unread unread"} {
 		require.NotContains(t, string(asJSON), secret)
 		require.NotContains(t, f.String(), secret)
 	}

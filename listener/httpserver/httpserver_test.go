@@ -41,7 +41,7 @@ func TestARunningHandlerIsAUseOfItsConnection(t *testing.T) {
 	f = newFixture(t, mux).start(t)
 	client := f.send(t, "")
 	for i := range 2 {
-		code, _ := get(t, client, "/v1/reports/4711?token=s3cret")
+		code, _ := get(t, client, "/v1/reports/id-4711?token=s3cret")
 		require.Equal(t, 200, code)
 		got := <-seen
 		require.Equal(t, "GET /v1/reports/{id}", got.Use)
@@ -145,7 +145,7 @@ func TestTLSAndHTTP2(t *testing.T) {
 			}
 			for range requests {
 				wg.Go(func() {
-					resp, err := (&http.Client{Transport: transport}).Get("https://" + f.addr + "/v1/reports/4711")
+					resp, err := (&http.Client{Transport: transport}).Get("https://" + f.addr + "/v1/reports/id-4711")
 					if err != nil {
 						t.Error(err)
 						return

@@ -106,7 +106,7 @@ func BenchmarkHandler(b *testing.B) {
 	defer tr.Close()
 	_, server := tcptest.Pair(b)
 	conn := tr.Track(server, tcpstate.Origin{Role: tcpstate.Server})
-	r := httptest.NewRequestWithContext(b.Context(), "GET", "/v1/reports/4711", nil)
+	r := httptest.NewRequestWithContext(b.Context(), "GET", "/v1/reports/id-4711", nil)
 	w := httptest.NewRecorder()
 	bench := func(name string, h http.Handler, r *http.Request) {
 		b.Run(name, func(b *testing.B) {

@@ -144,7 +144,7 @@ func TestHTTP2WithoutTLS(t *testing.T) {
 	done := make(chan error, 2)
 	for range 2 {
 		go func() {
-			resp, err := (&http.Client{Transport: transport}).Get("http://" + f.addr + "/v1/reports/4711")
+			resp, err := (&http.Client{Transport: transport}).Get("http://" + f.addr + "/v1/reports/id-4711")
 			if err == nil {
 				resp.Body.Close()
 			}

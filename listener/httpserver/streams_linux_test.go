@@ -57,7 +57,7 @@ func TestARouteDeclaresItsStreams(t *testing.T) {
 		"pattern":               {[]httpserver.Option{httpserver.WithRouteExpect("/v1/reports/{id}", ignore)}, post, true},
 		"other method":          {[]httpserver.Option{httpserver.WithRouteExpect("GET /v1/reports/{id}", ignore)}, post, false},
 		"other pattern":         {[]httpserver.Option{httpserver.WithRouteExpect("POST /v1/reports/", ignore)}, post, false},
-		"not the path":          {[]httpserver.Option{httpserver.WithRouteExpect("POST /v1/reports/4711", ignore)}, post, false},
+		"not the path":          {[]httpserver.Option{httpserver.WithRouteExpect("POST /v1/reports/id-4711", ignore)}, post, false},
 		"another one, and this": {[]httpserver.Option{httpserver.WithRouteExpect("/x", tcpstate.Expect{}), httpserver.WithRouteExpect("POST /v1/reports/{id}", ignore)}, post, true},
 		"beside a function": {[]httpserver.Option{
 			httpserver.WithRouteExpect("/v1/reports/{id}", ignore),
