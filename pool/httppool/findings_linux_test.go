@@ -34,7 +34,7 @@ func requireUnreadBody(t *testing.T, f *fixture, srv *httptest.Server, p place) 
 
 	asJSON, err := json.Marshal(got)
 	require.NoError(t, err)
-	for _, secret := range []string{"charge", "card", "4111"} {
+	for _, secret := range []string{"charge", "card", "visa-4111"} {
 		require.NotContains(t, string(asJSON), secret)
 		require.NotContains(t, got.String(), secret)
 	}
@@ -48,7 +48,7 @@ func TestABodyThatIsNeverClosedIsReportedWithTheLineOfTheRequest(t *testing.T) {
 		w.Write(make([]byte, 20000))
 	})
 
-	resp, err := f.client.Get(srv.URL + "/charge?card=4111")
+	resp, err := f.client.Get(srv.URL + "/charge?card=visa-4111")
 	p := here()
 	p.line--
 	require.NoError(t, err)
@@ -69,7 +69,7 @@ func TestABodyThatIsNeverClosedIsReportedWhenTheServersIdleTimeoutEndsTheConnect
 	f := newFixture(t, &http.Transport{})
 	srv := serve(t, hello, func(srv *httptest.Server) { srv.Config.IdleTimeout = 200 * time.Millisecond })
 
-	req, err := http.NewRequest(http.MethodGet, srv.URL+"/charge?card=4111", nil)
+	req, err := http.NewRequest(http.MethodGet, srv.URL+"/charge?card=visa-4111", nil)
 	require.NoError(t, err)
 	resp, err := f.client.Do(req)
 	p := here()
