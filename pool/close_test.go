@@ -133,8 +133,8 @@ func TestCloseNamesADialThatDoesNotEnd(t *testing.T) {
 	require.EqualError(t, p.Close(), "pool: 0 not returned, 1 still being dialed")
 	close(goOn)
 	require.Equal(t, pool.ErrClosed, <-failed)
-	require.EqualValues(t, 1, p.Stats().Closed, "what it brought is closed")
 	tcptest.WaitUntil(t, "the dial to end", func() bool { return p.Close() == nil })
+	require.EqualValues(t, 1, p.Stats().Closed, "what it brought is closed")
 }
 
 // Dials run elsewhere, and are made for somebody.
