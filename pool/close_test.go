@@ -119,8 +119,9 @@ func TestCloseEndsWaitingAndDialing(t *testing.T) {
 }
 
 func TestCloseNamesADialThatDoesNotEnd(t *testing.T) {
-	addr, goOn := startEcho(t), make(chan struct{})
+	addr, dials, goOn := startEcho(t), make(chan struct{}), make(chan struct{})
 	p := newPool(t, &pool.Pool{CloseTimeout: -1, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		close(dials)
 		<-goOn
 		return new(net.Dialer).Dial(network, address)
 	}})
@@ -129,7 +130,7 @@ func TestCloseNamesADialThatDoesNotEnd(t *testing.T) {
 		_, err := p.Get(context.Background(), "tcp", addr)
 		failed <- err
 	}()
-	tcptest.WaitUntil(t, "the dial", func() bool { return p.Stats().Constructing == 1 })
+	<-dials
 	require.EqualError(t, p.Close(), "pool: 0 not returned, 1 still being dialed")
 	close(goOn)
 	require.Equal(t, pool.ErrClosed, <-failed)
