@@ -299,6 +299,7 @@ func TestNoMetricCarriesAnAddressOrPort(t *testing.T) {
 	require.NoError(t, conn.Close())
 	r.clock.Advance(2 * time.Second)
 	tcptest.WaitUntil(t, "findings", func() bool { return len(r.points("tcpstate.finding.cleared")) == 1 })
+	tcptest.WaitUntil(t, "the end of conn", func() bool { return len(r.points("tcpstate.connection.duration")) == 1 })
 
 	var secrets []string
 	for _, a := range []string{target, conn.LocalAddr().String(), served.LocalAddr().String(), served.RemoteAddr().String()} {
