@@ -215,7 +215,8 @@ func (l *Lab) Wait(what string, cond func() bool) {
 	l.t.Helper()
 	for end := time.Now().Add(Deadline); !cond(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			l.t.Fatalf("netlab: waited %v for %s", Deadline, what)
+			l.t.Fatalf("netlab: waited %v for %s\nA:\n%s\nB:\n%s", Deadline, what,
+				strings.Join(l.A.SS(), "\n"), strings.Join(l.B.SS(), "\n"))
 		}
 	}
 }
