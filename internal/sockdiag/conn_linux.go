@@ -265,10 +265,12 @@ func (c *conn) answer(r *Result, moved *bool, h header, body []byte, a *asking) 
 	return false
 }
 
-// From include/net/tcp_states.h.
+// From include/net/tcp_states.h. Of the last, which exists since Linux 6.8, a
+// dump lists every socket, whatever the ports asked for (net/ipv4/inet_diag.c).
 const (
-	tcpClose  = 7
-	tcpListen = 10
+	tcpClose         = 7
+	tcpListen        = 10
+	tcpBoundInactive = 13
 )
 
 // is reports whether s is the socket that was asked for. A listener may be
@@ -326,6 +328,7 @@ func (c *conn) dump(q Query, yield func(*Socket) bool) (Dumped, error) {
 	if mask == 0 {
 		mask = ^uint32(0)
 	}
+	mask &^= 1 << tcpBoundInactive
 	if err := c.ready(); err != nil {
 		return Dumped{}, err
 	}

@@ -115,8 +115,8 @@ type Query struct {
 	Family Family
 
 	// States is a mask of states to return, bit 1<<n for number n, where 3
-	// includes half-open connections. 0 is all; from Linux 6.8 on these include
-	// sockets that are only bound, in CLOSE (7).
+	// includes half-open connections. 0 is all. Sockets that are only bound are
+	// in none of them.
 	States uint32
 
 	LocalPort, RemotePort uint16 // 0 is any

@@ -361,6 +361,32 @@ func TestAnIPv4PeerOfAnIPv6Socket(t *testing.T) {
 	require.Len(t, dumped(t, c, q), 1)
 }
 
+// The kernel lists them for any ports.
+func TestSocketsThatAreOnlyBoundAreLeftOut(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	require.NoError(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	bound, err := unix.Getsockname(fd)
+	require.NoError(t, err)
+	port := uint16(bound.(*unix.SockaddrInet4).Port)
+
+	c := start(t)
+	for name, q := range map[string]Query{
+		"all":           {},
+		"one state":     {States: 1 << tcptest.Closed},
+		"its own port":  {LocalPort: port},
+		"another port":  {LocalPort: port - 1},
+		"all but one":   {States: ^uint32(1 << tcptest.Listening)},
+		"one remote":    {RemotePort: 1},
+		"IPv4 and IPv6": {Family: Both},
+	} {
+		for _, s := range dumped(t, c, q) {
+			require.False(t, s.State == tcpClose && s.Local.Port() == port && s.Remote.Port() == 0, name)
+		}
+	}
+}
+
 func map4(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port())
 }
