@@ -1,0 +1,100 @@
+package rows
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/tcpstate/tcpstate-go/bench/internal/budget"
+	"github.com/tcpstate/tcpstate-go/bench/internal/pairs"
+	"github.com/tcpstate/tcpstate-go/bench/internal/row"
+	"github.com/tcpstate/tcpstate-go/bench/internal/ways"
+)
+
+// lives compares the making and closing of connections.
+func lives(ctx context.Context, e *row.Env, name string, cost budget.Cost,
+	life func(w *ways.Way, plain *net.TCPListener) func() error) (row.Result, error) {
+	all, done, err := ways.Each(ctx)
+	if err != nil {
+		return row.Result{}, err
+	}
+	defer done()
+	var variants []pairs.Variant
+	for _, w := range all {
+		l, err := ways.Listen(ctx)
+		if err != nil {
+			return row.Result{}, err
+		}
+		defer l.Close()
+		variants = append(variants, pairs.Variant{Name: w.Column, Run: times(life(w, l))})
+	}
+	res, err := compare(ctx, e, name, 100, 500, cost, variants)
+	noteDropped(&res, all)
+	return res, err
+}
+
+// times makes n operations of one.
+func times(op func() error) func(n int) error {
+	return func(n int) error {
+		for range n {
+			if err := op(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// noteDropped says where the figures are too good, because observers were not
+// told of everything.
+func noteDropped(res *row.Result, all []*ways.Way) {
+	for _, w := range all {
+		if w.Ours != nil && w.Ours.Dropped() > 0 {
+			res.Notef("%s: %d events found the queue full, and cost nothing.", w.Column, w.Ours.Dropped())
+		}
+	}
+}
+
+// dialClose closes first, as clients do. The peer's reset then takes the socket
+// out of FIN-WAIT-2.
+func dialClose(ctx context.Context, e *row.Env) (row.Result, error) {
+	return lives(ctx, e, "dial+close", budget.DialClose, func(w *ways.Way, l *net.TCPListener) func() error {
+		address := l.Addr().String()
+		return func() error {
+			c, err := w.Dial(w.Ctx, "tcp", address)
+			if err != nil {
+				return err
+			}
+			peer, err := l.AcceptTCP()
+			if err != nil {
+				return err
+			}
+			err = c.Close()
+			ways.Reset(peer)
+			return err
+		}
+	})
+}
+
+// acceptClose does the same at the other end.
+func acceptClose(ctx context.Context, e *row.Env) (row.Result, error) {
+	var d net.Dialer
+	d.SetMultipathTCP(false)
+	return lives(ctx, e, "accept+close", budget.AcceptClose, func(w *ways.Way, l *net.TCPListener) func() error {
+		address := l.Addr().String()
+		wrapped := w.Wrap(l)
+		return func() error {
+			client, err := d.DialContext(ctx, "tcp", address)
+			if err != nil {
+				return err
+			}
+			c, err := wrapped.Accept()
+			if err != nil {
+				return fmt.Errorf("accept: %w", err)
+			}
+			err = c.Close()
+			ways.Reset(client.(*net.TCPConn))
+			return err
+		}
+	})
+}

@@ -1,0 +1,13 @@
+// Package rows holds the rows of the benchmark about single operations.
+package rows
+
+import "github.com/tcpstate/tcpstate-go/bench/internal/row"
+
+// All are the rows, in the order of the table.
+var All = []row.Row{
+	{Name: "read nothing", What: "a Read that makes no system call", Run: readNothing},
+	{Name: "read", What: "a Read of one byte that waits in a loopback connection", Run: readLoopback},
+	{Name: "ping-pong", What: "one byte there and back over loopback", Run: pingPong},
+	{Name: "dial+close", What: "a dial over loopback, and Close; what the other end does is in all columns", Run: dialClose},
+	{Name: "accept+close", What: "an accepted connection, and Close; the client's dial is in all columns", Run: acceptClose},
+}
