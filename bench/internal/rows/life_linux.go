@@ -12,7 +12,7 @@ import (
 )
 
 // lives compares the making and closing of connections.
-func lives(ctx context.Context, e *row.Env, name string, cost budget.Cost,
+func lives(ctx context.Context, e *row.Env, name string, batch int, cost budget.Cost,
 	life func(w *ways.Way, plain *net.TCPListener) func() error) (row.Result, error) {
 	all, done, err := ways.Each(ctx)
 	if err != nil {
@@ -28,7 +28,7 @@ func lives(ctx context.Context, e *row.Env, name string, cost budget.Cost,
 		defer l.Close()
 		variants = append(variants, pairs.Variant{Name: w.Column, Run: times(life(w, l))})
 	}
-	res, err := compare(ctx, e, name, 100, 500, cost, variants)
+	res, err := compare(ctx, e, name, batch, 3*batch, cost, variants)
 	noteDropped(&res, all)
 	return res, err
 }
@@ -58,7 +58,7 @@ func noteDropped(res *row.Result, all []*ways.Way) {
 // dialClose closes first, as clients do. The peer's reset then takes the socket
 // out of FIN-WAIT-2.
 func dialClose(ctx context.Context, e *row.Env) (row.Result, error) {
-	return lives(ctx, e, "dial+close", budget.DialClose, func(w *ways.Way, l *net.TCPListener) func() error {
+	return lives(ctx, e, "dial+close", 200, budget.DialClose, func(w *ways.Way, l *net.TCPListener) func() error {
 		address := l.Addr().String()
 		return func() error {
 			c, err := w.Dial(w.Ctx, "tcp", address)
@@ -80,7 +80,7 @@ func dialClose(ctx context.Context, e *row.Env) (row.Result, error) {
 func acceptClose(ctx context.Context, e *row.Env) (row.Result, error) {
 	var d net.Dialer
 	d.SetMultipathTCP(false)
-	return lives(ctx, e, "accept+close", budget.AcceptClose, func(w *ways.Way, l *net.TCPListener) func() error {
+	return lives(ctx, e, "accept+close", 200, budget.AcceptClose, func(w *ways.Way, l *net.TCPListener) func() error {
 		address := l.Addr().String()
 		wrapped := w.Wrap(l)
 		return func() error {

@@ -10,4 +10,7 @@ var All = []row.Row{
 	{Name: "ping-pong", What: "one byte there and back over loopback", Run: pingPong},
 	{Name: "dial+close", What: "a dial over loopback, and Close; what the other end does is in all columns", Run: dialClose},
 	{Name: "accept+close", What: "an accepted connection, and Close; the client's dial is in all columns", Run: acceptClose},
+	{Name: "tls handshake", What: "dial, full TLS handshake over loopback, Close; both ends in one process", Run: tlsHandshake},
+	{Name: "http", What: "a warm request over loopback, attributed to its line, to the simplest of servers", Run: warmHTTP},
+	{Name: "http server", What: "a warm request over loopback to a server that attributes it to its connection", Run: servedHTTP},
 }
