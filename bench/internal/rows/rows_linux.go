@@ -13,4 +13,6 @@ var All = []row.Row{
 	{Name: "tls handshake", What: "dial, full TLS handshake over loopback, Close; both ends in one process", Run: tlsHandshake},
 	{Name: "http", What: "a warm request over loopback, attributed to its line, to the simplest of servers", Run: warmHTTP},
 	{Name: "http server", What: "a warm request over loopback to a server that attributes it to its connection", Run: servedHTTP},
+	{Name: "heap", What: "live heap by connection, and what is left of it after Close", Run: heapPerConn},
+	{Name: "observer overflow", What: "accept+close while the observer cannot keep up: counted, and free of charge", Run: overflow},
 }

@@ -11,7 +11,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/tcpstate/tcpstate-go/bench/internal/budget"
 	"github.com/tcpstate/tcpstate-go/bench/internal/row"
 	"github.com/tcpstate/tcpstate-go/bench/internal/ways"
 	"github.com/tcpstate/tcpstate-go/dialer"
@@ -23,7 +22,7 @@ func tlsHandshake(ctx context.Context, e *row.Env) (row.Result, error) {
 	if err != nil {
 		return row.Result{}, err
 	}
-	return lives(ctx, e, "tls handshake", 20, budget.Cost{}, func(w *ways.Way, l *net.TCPListener) func() error {
+	return lives(ctx, e, spec{row: "tls handshake", batch: 20, allocs: 50}, func(w *ways.Way, l *net.TCPListener) func() error {
 		go serveHandshakes(l, server)
 		address := l.Addr().String()
 		dial := func() (*tls.Conn, error) {

@@ -29,7 +29,7 @@ func Each(ctx context.Context) (all []*Way, closeAll func() error, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	all = append(all, plain(ctx))
+	all = append(all, Plain(ctx))
 	for _, o := range ours {
 		all = append(all, o.Way())
 	}
@@ -43,7 +43,8 @@ func netDialer() *net.Dialer {
 	return d
 }
 
-func plain(ctx context.Context) *Way {
+// Plain is package net.
+func Plain(ctx context.Context) *Way {
 	return &Way{
 		Column: row.Plain, Ctx: ctx,
 		Dial: netDialer().DialContext,
