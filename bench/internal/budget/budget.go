@@ -43,8 +43,9 @@ var (
 	// SlowObserver is what an observer that does not keep up may cost the
 	// application: what any may.
 	SlowObserver = row.Budget{Of: Time, Limit: 6_000, Unit: row.Nanoseconds, More: true}
-	// Calls are system calls that move data, beyond those of plain connections.
-	Calls = row.Budget{Of: "calls", Limit: 0, More: true, Exact: true}
+	// Calls are system calls that move data and are made either by plain
+	// connections or by ours, but not by both.
+	Calls = row.Budget{Of: "unlike plain", Limit: 0, Exact: true, Unit: "calls"}
 )
 
 func time(ns float64) *row.Budget {

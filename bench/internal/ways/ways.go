@@ -132,3 +132,21 @@ func Reset(c *net.TCPConn) {
 	_ = c.SetLinger(0) // one that is closed already needs none
 	_ = c.Close()
 }
+
+// Named returns the way of one column.
+func Named(ctx context.Context, column string) (*Way, func() error, error) {
+	none := func() error { return nil }
+	if column == row.Plain {
+		return Plain(ctx), none, nil
+	}
+	for _, w := range others(ctx) {
+		if w.Column == column {
+			return w, none, nil
+		}
+	}
+	o, err := New(ctx, column)
+	if err != nil {
+		return nil, nil, err
+	}
+	return o.Way(), o.Close, nil
+}
