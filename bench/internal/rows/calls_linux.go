@@ -40,7 +40,7 @@ const (
 
 func init() {
 	child.Register("proxy calls", func(args []string) error { return traced(args[0], (*watched).proxy) })
-	child.Register("file calls", func(args []string) error { return traced(args[0], (*watched).file) })
+	child.Register("http file calls", func(args []string) error { return traced(args[0], (*watched).file) })
 }
 
 // calls are how often something was called with success.

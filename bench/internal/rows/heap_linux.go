@@ -23,7 +23,7 @@ func heapPerConn(ctx context.Context, e *row.Env) (row.Result, error) {
 	var res row.Result
 	var plain perConn
 	for i, w := range all {
-		h, err := heapOf(ctx, w, pairs)
+		h, err := heapOf(ctx, w, pairs, e.Size == row.Smallest)
 		if err != nil {
 			return row.Result{}, err
 		}
@@ -49,13 +49,14 @@ func heapPerConn(ctx context.Context, e *row.Env) (row.Result, error) {
 // when it has been closed.
 type perConn struct{ live, left float64 }
 
-func heapOf(ctx context.Context, w *ways.Way, pairs int) (perConn, error) {
+func heapOf(ctx context.Context, w *ways.Way, pairs int, hasty bool) (perConn, error) {
 	l, err := ways.Listen(ctx)
 	if err != nil {
 		return perConn{}, err
 	}
 	defer l.Close()
 	r := &room{way: w, plain: l, wrapped: w.Wrap(resetting{l}), open: make([]net.Conn, 0, 2*pairs)}
+	wait := w.Ours != nil && !hasty // until all is quiet: otherwise the figures mean nothing
 	per := 1 / float64(2*pairs)
 	defer runtime.KeepAlive(r)
 	if _, err := r.fill(ctx, pairs, false); err != nil {
@@ -64,22 +65,22 @@ func heapOf(ctx context.Context, w *ways.Way, pairs int) (perConn, error) {
 	}
 	r.clear()
 	var h perConn
-	before := settled(w, per)
-	live, err := r.fill(ctx, pairs, true)
+	before := settled(wait, per)
+	live, err := r.fill(ctx, pairs, wait)
 	h.live = (live - before) * per
 	r.clear()
 	if err != nil {
 		return perConn{}, err
 	}
-	h.left = max(0, settled(w, per)-before) * per
+	h.left = max(0, settled(wait, per)-before) * per
 	return h, nil
 }
 
 // settled returns the heap when it falls no more: connections are looked after
 // for a moment after Close.
-func settled(w *ways.Way, per float64) float64 {
+func settled(wait bool, per float64) float64 {
 	least, since := heap(), time.Now()
-	if w.Ours == nil {
+	if !wait {
 		return least
 	}
 	const calm, most = 800 * time.Millisecond, 5 * time.Second
@@ -115,7 +116,7 @@ func (r *room) fill(ctx context.Context, pairs int, watched bool) (float64, erro
 		}
 		r.open = append(r.open, s)
 	}
-	if o := r.way.Ours; watched && o != nil {
+	if o := r.way.Ours; watched {
 		for end := time.Now().Add(5 * time.Second); o.Tracker.Stats().Watched < len(r.open) && time.Now().Before(end); {
 			if err := ctx.Err(); err != nil {
 				return 0, err

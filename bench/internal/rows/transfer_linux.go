@@ -29,7 +29,7 @@ import (
 
 func init() {
 	child.Register("proxy", func(args []string) error { return serveTransfers(args, proxy) })
-	child.Register("file", func(args []string) error { return serveTransfers(args, files) })
+	child.Register("http file", func(args []string) error { return serveTransfers(args, files) })
 }
 
 // transferColumns are the columns of transfers. Spans are made at Close, so that
@@ -73,7 +73,7 @@ func httpFile(ctx context.Context, e *row.Env) (row.Result, error) {
 	if err := os.WriteFile(name, make([]byte, transferSize(e)), 0o600); err != nil {
 		return row.Result{}, err
 	}
-	return transfers(ctx, e, "file", name, func(address string, size int64) error {
+	return transfers(ctx, e, "http file", name, func(address string, size int64) error {
 		c, err := net.Dial("tcp", address)
 		if err != nil {
 			return err
