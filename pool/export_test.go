@@ -36,6 +36,9 @@ func Watched(h Conn) bool {
 // Busy reports whether a call on h is in progress.
 func Busy(h Conn) bool { return h.c.state.Load()&opMask != 0 }
 
+// LookedAt returns when Get made sure last of the connection that h lends.
+func LookedAt(h Conn) time.Time { return h.c.t.p.base.Add(time.Duration(h.c.lentAt.Load())) }
+
 // Skew moves the time of p, and does nothing else.
 func Skew(p *Pool, d time.Duration) { p.skew.Add(int64(d)) }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tcpstate/tcpstate-go/pool"
-	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // newPool closes p at the end of the test, which must have returned everything,
@@ -19,8 +19,7 @@ import (
 func newPool(tb testing.TB, p *pool.Pool) *pool.Pool {
 	tb.Helper()
 	if p.Dialer.Tracker == nil {
-		p.Dialer.Tracker = new(tcpstate.Tracker)
-		tb.Cleanup(func() { p.Dialer.Tracker.Close() })
+		p.Dialer.Tracker = leaktest.Tracker(tb, leaktest.IgnoreFindings())
 	}
 	tb.Cleanup(func() {
 		require.NoError(tb, p.Close())
