@@ -161,8 +161,6 @@ func socket(c pool.Conn) *net.TCPConn {
 	}
 }
 
-type dialFunc = func(context.Context, string, string) (net.Conn, error)
-
 func trackedElsewhere(t *testing.T) dialFunc {
 	other := leaktest.Tracker(t, leaktest.IgnoreFindings())
 	return func(ctx context.Context, network, address string) (net.Conn, error) {

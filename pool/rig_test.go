@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -41,6 +42,8 @@ func requireBalance(tb testing.TB, p *pool.Pool) {
 	s := p.Stats()
 	require.EqualValues(tb, s.Opened, s.Closed+uint64(s.Idle+s.Used), "%+v", s)
 }
+
+type dialFunc = func(context.Context, string, string) (net.Conn, error)
 
 // server is a server whose ends of the connections a test has in hand.
 type server struct {
