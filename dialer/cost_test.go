@@ -11,6 +11,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // shortLives are ways to dial to and close a connection at once.
@@ -50,8 +51,7 @@ func shortLife(t testing.TB, ln *net.TCPListener, dial dialer.DialFunc) func() {
 }
 
 func TestADialCostsAFewAllocations(t *testing.T) {
-	tr := new(tcpstate.Tracker)
-	defer tr.Close()
+	tr := leaktest.Tracker(t, leaktest.IgnoreFindings())
 	ln := tcptest.Listen(t)
 	mallocs := func(f func()) float64 {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -80,8 +80,7 @@ func TestADialCostsAFewAllocations(t *testing.T) {
 
 func BenchmarkShortLife(b *testing.B) {
 	ln := tcptest.Listen(b)
-	tr := new(tcpstate.Tracker)
-	defer tr.Close()
+	tr := leaktest.Tracker(b, leaktest.IgnoreFindings())
 	for _, w := range shortLives(tr) {
 		b.Run(w.name, func(b *testing.B) {
 			f := shortLife(b, ln, w.dial)

@@ -5,6 +5,7 @@ package dialer
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"strings"
 	"time"
@@ -153,13 +154,26 @@ func (d *Dialer) Wrap(dial DialFunc) DialFunc {
 		if hooks.Trace {
 			ctx = traced(ctx, dialing)
 		}
+		returned := false
+		defer endUnless(&returned, dialing)
 		conn, err := dial(ctx, network, address)
+		returned = true
 		if err == nil {
 			d.detect(conn)
 		}
 		return dialing.Done(conn, err, !d.NoWrap), err
 	}
 }
+
+// endUnless ends a dial that has not returned: it has panicked, or ended its
+// goroutine.
+func endUnless(returned *bool, dialing *tcpstate.Dialing) {
+	if !*returned {
+		dialing.Done(nil, errNotReturned, false)
+	}
+}
+
+var errNotReturned = errors.New("the dial did not return")
 
 func (d *Dialer) begin(ctx context.Context, network, address string) *tcpstate.Dialing {
 	return d.tracker().BeginDial(ctx, network, tcpstate.Origin{Name: d.Name, Target: address, Expect: d.Expect})

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -125,4 +127,26 @@ func TestWrapPassesItsArgumentsOn(t *testing.T) {
 		return nil, errors.New(network + " " + address)
 	})(ctx, "tcp4", "db:5432")
 	require.EqualError(t, err, "tcp4 db:5432")
+}
+
+// Whoever recovers from it finds no dial that goes on for ever.
+func TestADialThatDoesNotReturnHasEnded(t *testing.T) {
+	for name, leave := range map[string]func(){"panic": func() { panic("broken") }, "end of the goroutine": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			tr := leaktest.Tracker(t)
+			wrapped := (&dialer.Dialer{Tracker: tr}).Wrap(func(context.Context, string, string) (net.Conn, error) {
+				leave()
+				return nil, nil
+			})
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				defer func() { _ = recover() }()
+				_, _ = wrapped(t.Context(), "tcp", "127.0.0.1:1")
+			}()
+			<-done
+			require.Empty(t, slices.Collect(tr.Dials()))
+			require.EqualValues(t, 1, tr.Stats().DialErrors)
+		})
+	}
 }

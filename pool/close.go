@@ -23,7 +23,11 @@ type Loan struct {
 type LeakError struct {
 	Name  string // of the pool
 	Loans []Loan // the longest first
-	Dials int    // that have not ended
+
+	// What else has not ended.
+	Dials    int // connections that are being dialed
+	Checks   int // those of a Get that asks whether the peer is still there
+	Closings int // sockets whose close takes long: with SO_LINGER, for one
 }
 
 // Error names the lines that have borrowed connections, each with their number.
@@ -34,8 +38,13 @@ func (e *LeakError) Error() string {
 		fmt.Fprintf(&b, " %q", e.Name)
 	}
 	fmt.Fprintf(&b, ": %d not returned", len(e.Loans))
-	if e.Dials > 0 {
-		fmt.Fprintf(&b, ", %d still being dialed", e.Dials)
+	for _, x := range [...]struct {
+		n    int
+		what string
+	}{{e.Dials, "dialed"}, {e.Checks, "checked"}, {e.Closings, "closed"}} {
+		if x.n > 0 {
+			fmt.Fprintf(&b, ", %d still being %s", x.n, x.what)
+		}
 	}
 	type line struct {
 		at      string
@@ -71,6 +80,7 @@ func (e *LeakError) Error() string {
 // cancelled, and calls of Get that wait return ErrClosed. When connections are
 // still lent out by then, the error is a *LeakError that says who has them. They
 // belong to their borrowers, go on working, and are closed by Close of the Conn.
+// So it is when an idle connection takes longer to close; it goes on closing.
 //
 // After a Close without error no goroutine of the pool is left. Close may be
 // called again, to see whether the rest came back.
@@ -84,13 +94,11 @@ func (p *Pool) Close() error {
 	targets := make([]*target, 0, len(p.targets))
 	for _, t := range p.targets {
 		targets = append(targets, t)
+		p.shedLocked(t.shut()...)
 	}
 	p.mu.Unlock()
 	p.cancel()
 	p.untell()
-	for _, t := range targets {
-		t.shut()
-	}
 	if err := p.wait(targets); err != nil {
 		return err
 	}
@@ -138,19 +146,34 @@ func (p *Pool) progressed() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	close(p.returned)
-	p.returned = make(chan struct{})
+	p.progressedLocked()
 }
 
-// leaks says what is lent out or dialed, nil for nothing.
+func (p *Pool) progressedLocked() {
+	if p.closed {
+		close(p.returned)
+		p.returned = make(chan struct{})
+	}
+}
+
+// leaks says what is lent out, dialed or closed, nil for nothing.
 func (p *Pool) leaks(targets []*target) *LeakError {
 	e := &LeakError{Name: cmp.Or(p.Name, p.Dialer.Name)}
+	if p.limits.closing > 0 {
+		p.mu.Lock()
+		e.Closings = p.closings
+		p.mu.Unlock()
+	}
 	now := p.now()
 	for _, t := range targets {
 		t.mu.Lock()
 		e.Dials += t.dialing
 		for _, s := range t.slips {
-			if c := s.conn; c != nil {
+			switch c := s.conn; {
+			case c == nil:
+			case !c.handedOutLocked():
+				e.Checks++
+			default:
 				e.Loans = append(e.Loans, Loan{
 					Network: t.key.network, Address: t.key.address,
 					For: time.Duration(now - c.lentAt.Load()), Site: tcpstate.CallSite(c.site.Load()),
@@ -159,24 +182,21 @@ func (p *Pool) leaks(targets []*target) *LeakError {
 		}
 		t.mu.Unlock()
 	}
-	if len(e.Loans)+e.Dials == 0 {
+	if len(e.Loans)+e.Dials+e.Checks+e.Closings == 0 {
 		return nil
 	}
 	slices.SortStableFunc(e.Loans, func(a, b Loan) int { return cmp.Compare(b.For, a.For) })
 	return e
 }
 
-// shut closes the idle connections, and lets none come back.
-func (t *target) shut() {
+// shut lets no connection come back, and returns those that were idle.
+func (t *target) shut() (idle []*conn) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.closed = true
-	var all []*conn
 	for c := t.idle.pop(true); c != nil; c = t.idle.pop(true) {
 		t.total.left(poolClosed)
-		all = append(all, c)
+		idle = append(idle, c)
 	}
-	t.mu.Unlock()
-	for _, c := range all {
-		c.close()
-	}
+	return idle
 }

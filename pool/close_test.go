@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/pool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestAClosedPoolSaysSo(t *testing.T) {
@@ -155,6 +157,7 @@ func TestAConnThatIsNotReturnedIsReportedWithItsBorrower(t *testing.T) {
 		Thresholds:    tcpstate.Thresholds{Borrowed: 2 * time.Second},
 	}}
 	t.Cleanup(func() { tracker.Close() })
+	leaktest.Check(t, tracker, leaktest.IgnoreFindings())
 	p, addr := &pool.Pool{Name: "cache", MaxConns: 1}, startEcho(t)
 	p.Dialer.Tracker = tracker
 	pool.Freeze(p)
@@ -186,39 +189,80 @@ func TestAConnThatIsNotReturnedIsReportedWithItsBorrower(t *testing.T) {
 	tcptest.WaitUntil(t, "its end", func() bool { return len(tracker.Findings()) == 0 })
 }
 
-// slowToClose is a connection whose Close waits for proceed.
-type slowToClose struct {
-	net.Conn
-	closing, proceed chan struct{}
+// blocked is a connection that keeps those waiting who ask for its socket or
+// close it, once these channels are there.
+type blocked struct {
+	*net.TCPConn
+	asked, answer chan struct{}
+	closing, end  chan struct{}
 }
 
-func (c slowToClose) Close() error {
-	close(c.closing)
-	<-c.proceed
-	return c.Conn.Close()
+func (c *blocked) SyscallConn() (syscall.RawConn, error) {
+	raw, err := c.TCPConn.SyscallConn()
+	return blockedRaw{raw, c}, err
 }
+
+type blockedRaw struct {
+	syscall.RawConn
+	c *blocked
+}
+
+func (r blockedRaw) Control(f func(uintptr)) error {
+	if r.c.asked != nil {
+		select {
+		case r.c.asked <- struct{}{}:
+		case <-r.c.answer:
+		}
+		<-r.c.answer
+	}
+	return r.RawConn.Control(f)
+}
+
+func (c *blocked) Close() error {
+	if c.closing != nil {
+		select {
+		case c.closing <- struct{}{}:
+		case <-c.end:
+		}
+		<-c.end
+	}
+	return c.TCPConn.Close()
+}
+
+// dialBlocked dials connections of that kind and notes them.
+func dialBlocked(made *[]*blocked) dialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		b := &blocked{TCPConn: c.(*net.TCPConn)}
+		*made = append(*made, b)
+		return b, nil
+	}
+}
+
+func (c *blocked) blockAsking()  { c.answer, c.asked = make(chan struct{}), make(chan struct{}) }
+func (c *blocked) blockClosing() { c.end, c.closing = make(chan struct{}), make(chan struct{}) }
 
 func TestCloseDoesNotWaitForAConnThatIsNotHandedOutAfterAll(t *testing.T) {
-	near, far := net.Pipe()
-	defer far.Close()
-	c := slowToClose{near, make(chan struct{}), make(chan struct{})}
-	p := &pool.Pool{
-		CloseTimeout: time.Hour, MaxConnIdleTime: time.Minute,
-		Dial: func(context.Context, string, string) (net.Conn, error) { return c, nil },
-	}
+	var made []*blocked
+	p, addr := &pool.Pool{CloseTimeout: time.Hour, ProbeAfter: -1, Dial: dialBlocked(&made)}, startEcho(t)
 	pool.Freeze(p)
 	newPool(t, p)
-	require.NoError(t, get(t, p, "pipe").Close())
-	pool.Skew(p, time.Hour)
+	require.NoError(t, get(t, p, addr).Close())
+	made[0].blockAsking()
+	pool.Skew(p, 30*time.Second)
 	got, closed := make(chan error, 1), make(chan error, 1)
 	go func() {
-		_, err := p.Get(context.Background(), "tcp", "pipe")
+		_, err := p.Get(context.Background(), "tcp", addr)
 		got <- err
 	}()
-	<-c.closing // it has been idle for too long
+	<-made[0].asked // it has been idle for some time
 	go func() { closed <- p.Close() }()
 	tcptest.WaitUntil(t, "Close to begin", func() bool { return pool.Shut(p) })
-	close(c.proceed)
+	require.NoError(t, made[0].TCPConn.Close()) // and now has no peer
+	close(made[0].answer)
 	require.ErrorIs(t, <-got, pool.ErrClosed)
 	select {
 	case err := <-closed:
@@ -226,4 +270,68 @@ func TestCloseDoesNotWaitForAConnThatIsNotHandedOutAfterAll(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("Close waits for a loan that never was")
 	}
+}
+
+// The number of the loan before has not gone, nor have its line and its time.
+func TestCloseTellsALoanFromAGetThatGoesOn(t *testing.T) {
+	var made []*blocked
+	p := &pool.Pool{CloseTimeout: -1, ProbeAfter: -1, MaxConnLifetime: -1, Dial: dialBlocked(&made)}
+	addr := startEcho(t)
+	pool.Freeze(p)
+	newPool(t, p)
+	c := leakingLine(t, p, addr)
+	pool.Skew(p, time.Hour)
+	require.NoError(t, c.Close())
+	made[0].blockAsking()
+	pool.Skew(p, time.Minute)
+	got := make(chan error, 1)
+	go func() {
+		c, err := p.Get(context.Background(), "tcp", addr)
+		c.Close()
+		got <- err
+	}()
+	<-made[0].asked
+	leak, ok := errors.AsType[*pool.LeakError](p.Close())
+	require.True(t, ok)
+	require.Empty(t, leak.Loans)
+	require.Equal(t, 1, leak.Checks)
+	require.EqualError(t, leak, "pool: 0 not returned, 1 still being checked")
+	close(made[0].answer)
+	require.NoError(t, <-got, "it was before Close")
+}
+
+// Closing takes long with SO_LINGER or TLS, if the peer takes nothing.
+func TestASocketThatTakesLongToCloseHoldsNobodyUp(t *testing.T) {
+	var made []*blocked
+	p := &pool.Pool{MaxConns: 3, CloseTimeout: time.Millisecond, MaxConnIdleTime: time.Minute, Dial: dialBlocked(&made)}
+	addr := startEcho(t)
+	pool.Freeze(p)
+	newPool(t, p)
+	a, b := get(t, p, addr), get(t, p, addr)
+	require.NoError(t, a.Close())
+	pool.Skew(p, 30*time.Second)
+	require.NoError(t, b.Close())
+	made[0].blockClosing()
+	pool.Advance(p, 30*time.Second)
+	<-made[0].closing
+	require.Equal(t, 1, p.Stats().Idle, "maintenance does not wait")
+	pool.Advance(p, 30*time.Second)
+	tcptest.WaitUntil(t, "the other one to be closed", func() bool { return made[1].SetDeadline(time.Time{}) != nil })
+
+	c := get(t, p, addr)
+	made[2].blockClosing()
+	require.NoError(t, c.Close())
+	pool.Skew(p, time.Minute)
+	c = get(t, p, addr)
+	<-made[2].closing
+	require.EqualValues(t, 3, p.Stats().Discarded.IdleTimeout, "nor does Get")
+	made[3].blockClosing()
+	require.NoError(t, c.Close())
+	require.EqualError(t, p.Close(), "pool: 0 not returned, 3 still being closed", "nor Close, for ever")
+	<-made[3].closing
+	requireBalance(t, p)
+	for _, i := range []int{0, 2, 3} {
+		close(made[i].end)
+	}
+	tcptest.WaitUntil(t, "the rest to be closed", func() bool { return p.Close() == nil })
 }

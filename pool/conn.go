@@ -161,13 +161,15 @@ func (h Conn) Discard() error {
 
 // Hijack takes the connection out of the pool for good and returns the one
 // below, which the caller has to close. The pool may dial another one in its
-// place. A call in progress goes on.
+// place. A call in progress goes on. To the tracker it is not Expect.Pooled any
+// more.
 func (h Conn) Hijack() (net.Conn, error) {
 	if !h.end() {
 		return nil, h.errClosed("hijack")
 	}
 	h.c.watch.OnPeerClosed(nil)
 	h.c.t.leave(h.c, hijacked)
+	h.c.watch.Hijacked()
 	return h.c.Conn, nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/pool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 const here = "github.com/tcpstate/tcpstate-go/pool_test."
@@ -47,6 +48,7 @@ func newRig(t *testing.T, change ...func(*connector)) *rig {
 		require.NoError(t, r.tr.Close())
 		testclock.Remove(r.tr)
 	})
+	leaktest.Check(t, r.tr, leaktest.IgnoreFindings()) // tests look at them
 	server, client := tcptest.TLSConfigs(t)
 	c := connector{dial: dialer.Dialer{Tracker: r.tr, Name: "orders"}}
 	for _, f := range change {
@@ -339,6 +341,7 @@ func TestADatabaseIsWatchedFromTheMiddleOfItsLife(t *testing.T) {
 	r.silent()
 	r.server.answers <- struct{}{}
 	require.NoError(t, one.Close())
+	require.NoError(t, other.Close())
 }
 
 func TestIdleConnectionsThatTheServerClosedAreInventory(t *testing.T) {

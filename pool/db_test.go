@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"log/slog"
 	"runtime"
 	"testing"
 
@@ -13,7 +12,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/pool"
-	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // nowhere is a connector that never connects.
@@ -24,8 +23,7 @@ func (nowhere) Driver() driver.Driver { return nil }
 func (nowhere) Connect(context.Context) (driver.Conn, error) { return nil, errors.New("nowhere") }
 
 func TestAWatchDoesNotKeepADatabaseAlive(t *testing.T) {
-	tr := &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}
-	defer tr.Close()
+	tr := leaktest.Tracker(t)
 	gone := make(chan struct{})
 	func() {
 		db := sql.OpenDB(nowhere{})

@@ -109,9 +109,9 @@ func (d *dialing) finish(ctx context.Context, c *conn, err error, start int64) {
 	t.mu.Lock()
 	t.dialing--
 	t.total.dials++
-	t.total.dialTime += now - start
 	if c != nil {
 		t.total.opened++
+		t.total.dialTime += now - start
 	} else {
 		t.total.dialErrors++
 	}

@@ -167,3 +167,27 @@ func TestWhatAServerSaysBeforeItClosesReachesTheBorrower(t *testing.T) {
 	require.Equal(t, "full", string(b))
 	require.NoError(t, c.Close())
 }
+
+// The mean time that a connection took to make is DialTime over Opened.
+func TestTheTimeOfDialsThatFailIsNotThatOfConns(t *testing.T) {
+	p, addr, takes, down := new(pool.Pool), startEcho(t), time.Minute, false
+	p.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		pool.Skew(p, takes)
+		if down {
+			return nil, errors.New("timeout")
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	pool.Freeze(p)
+	newPool(t, p)
+	c := get(t, p, addr)
+	takes, down = 1000*time.Hour, true
+	_, err := p.Get(t.Context(), "tcp", addr)
+	require.Error(t, err)
+	n := p.Stats()
+	require.EqualValues(t, 2, n.Dials)
+	require.EqualValues(t, 1, n.Opened)
+	require.GreaterOrEqual(t, n.DialTime, time.Minute)
+	require.Less(t, n.DialTime, time.Hour)
+	require.NoError(t, c.Close())
+}

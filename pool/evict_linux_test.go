@@ -13,6 +13,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/pool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // idle waits until p has n idle connections.
@@ -82,18 +83,17 @@ func TestAPeerThatClosesWhileALoanEndsIsNoticed(t *testing.T) {
 // Where there are no events, Get asks the socket.
 func TestWithoutEventsAClosedPeerIsNoticedByGet(t *testing.T) {
 	for name, change := range map[string]func(*pool.Pool){
-		"tracker off":   func(p *pool.Pool) { p.Dialer.Tracker.Config.Off = true },
+		"tracker off":   func(p *pool.Pool) { switchOff(t, p.Dialer.Tracker) },
 		"other tracker": func(p *pool.Pool) { p.Dial = trackedElsewhere(t) },
 		"TLS":           nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := startServer(t, echo)
-			tracker := new(tcpstate.Tracker)
-			t.Cleanup(func() { tracker.Close() })
+			tracker := leaktest.Tracker(t, leaktest.IgnoreFindings())
 			p := &pool.Pool{MaxConns: 1}
 			p.Dialer.Tracker = tracker
 			if change == nil {
-				tracker.Config.Off = true
+				switchOff(t, tracker)
 				s, p.Dial = echoTLS(t)
 			} else {
 				change(p)
@@ -114,6 +114,10 @@ func TestWithoutEventsAClosedPeerIsNoticedByGet(t *testing.T) {
 			require.NoError(t, c.Close())
 		})
 	}
+}
+
+func switchOff(t *testing.T, tr *tcpstate.Tracker) {
+	require.NoError(t, tr.Set(func(c *tcpstate.Config) { c.Off = true }))
 }
 
 // The tracker is telemetry: without it the pool goes on.
@@ -157,11 +161,8 @@ func socket(c pool.Conn) *net.TCPConn {
 	}
 }
 
-type dialFunc = func(context.Context, string, string) (net.Conn, error)
-
 func trackedElsewhere(t *testing.T) dialFunc {
-	other := new(tcpstate.Tracker)
-	t.Cleanup(func() { other.Close() })
+	other := leaktest.Tracker(t, leaktest.IgnoreFindings())
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := new(net.Dialer).DialContext(ctx, network, address)
 		return other.Wrap(c, tcpstate.Origin{}), err
@@ -272,4 +273,87 @@ func TestAPeerThatVanishedIsFoundByAProbe(t *testing.T) {
 	c = get(t, p, s.addr())
 	require.Equal(t, alive, c.LocalAddr(), "its peer answers")
 	require.NoError(t, c.Close())
+}
+
+// leaver is the context of a borrower who leaves as soon as he has got a
+// connection that has to be checked.
+type leaver struct {
+	context.Context
+	p *pool.Pool
+}
+
+func (l leaver) Err() error {
+	if l.p.Stats().Used > 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+func (l leaver) Done() <-chan struct{} {
+	done := make(chan struct{})
+	if l.Err() != nil {
+		close(done)
+	}
+	return done
+}
+
+func TestAConnWhoseBorrowerLeavesDuringTheProbeIsProvedForTheNext(t *testing.T) {
+	for name, dead := range map[string]bool{"its peer answers": false, "its peer has vanished": true} {
+		t.Run(name, func(t *testing.T) {
+			s := startServer(t, echo)
+			p := &pool.Pool{ProbeAfter: time.Minute}
+			pool.Freeze(p)
+			newPool(t, p)
+			c, end := used(t, p, s)
+			w, at := c.Watch(), c.LocalAddr()
+			require.NoError(t, c.Close())
+			if dead {
+				tcptest.Deafen(t, end)
+			}
+			tcptest.WaitUntil(t, "silence", func() bool { return w.Snapshot().Info.LastAckReceived > 1100*time.Millisecond })
+			pool.Advance(p, 2*time.Minute)
+			_, err := p.Get(leaver{t.Context(), p}, "tcp", s.addr())
+			require.Equal(t, context.Canceled, err)
+			tcptest.WaitUntil(t, "the probe", func() bool { return p.Stats().Used == 0 })
+			n := p.Stats()
+			require.EqualValues(t, 1, n.Gets)
+			require.Zero(t, n.Hits)
+			if dead {
+				require.EqualValues(t, 1, n.Discarded.ProbeFailed)
+				return
+			}
+			require.Equal(t, 1, n.Idle)
+			requireBalance(t, p)
+			tcptest.Deafen(t, end) // it need not be asked again so soon
+			tcptest.WaitUntil(t, "silence", func() bool { return w.Snapshot().Info.LastAckReceived > 1100*time.Millisecond })
+			c = get(t, p, s.addr())
+			require.Equal(t, at, c.LocalAddr())
+			require.NoError(t, c.Discard())
+		})
+	}
+}
+
+// Of a socket with SO_LINGER, close(2) waits until the peer has acknowledged
+// everything, also for Go's sockets that never block.
+func TestASocketThatLingersKeepsNoOtherOpen(t *testing.T) {
+	s := startServer(t, echo)
+	p := newPool(t, &pool.Pool{CloseTimeout: time.Hour})
+	slow, slowEnd := used(t, p, s)
+	quick, quickEnd := used(t, p, s)
+	for _, c := range []pool.Conn{slow, quick} {
+		tcptest.WaitUntil(t, "the watch", func() bool { return pool.Watched(c) })
+		require.NoError(t, c.SetLinger(600))
+	}
+	slowAt, slowTo, quickAt, quickTo := slow.LocalAddr(), slow.RemoteAddr(), quick.LocalAddr(), quick.RemoteAddr()
+	require.NoError(t, slow.Close())
+	require.NoError(t, quick.Close())
+	heal := tcptest.Deafen(t, slowEnd)
+	require.NoError(t, slowEnd.CloseWrite())
+	idle(t, p, 1)
+	tcptest.WaitTable(t, slowAt, slowTo, tcptest.LastAck) // it is being closed, and nobody answers
+	require.NoError(t, quickEnd.CloseWrite())
+	idle(t, p, 0)
+	tcptest.WaitTable(t, quickAt, quickTo, tcptest.Absent)
+	tcptest.WaitTable(t, slowAt, slowTo, tcptest.LastAck)
+	heal()
 }

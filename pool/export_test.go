@@ -36,6 +36,13 @@ func Watched(h Conn) bool {
 // Busy reports whether a call on h is in progress.
 func Busy(h Conn) bool { return h.c.state.Load()&opMask != 0 }
 
+// LookedAt returns when Get made sure last of the connection that h lends. It
+// reports false for a new one, of which Get may know that its peer has closed it,
+// as it did two others before.
+func LookedAt(h Conn) (at time.Time, ok bool) {
+	return h.c.t.p.base.Add(time.Duration(h.c.lentAt.Load())), h.c.reused
+}
+
 // Skew moves the time of p, and does nothing else.
 func Skew(p *Pool, d time.Duration) { p.skew.Add(int64(d)) }
 

@@ -23,37 +23,60 @@ func (p *Pool) spawn(f func()) bool {
 	return true
 }
 
-// condemn has c closed if it is idle. The tracker calls it, and must not wait.
-func (p *Pool) condemn(c *conn) {
+// evict takes c out of the list if it is idle, and has it closed. It does not
+// wait: the tracker calls it. What is left at Close is for Close.
+func (p *Pool) evict(c *conn, why reason) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		return
-	}
-	p.condemned = append(p.condemned, c)
-	if !p.evicting {
-		p.evicting = true
-		p.background.Go(p.evict)
+	if !p.closed && c.t.remove(c, why) {
+		p.shedLocked(c)
 	}
 }
 
-// evict closes what is condemned. It takes time: the tracker does not wait for
-// it, and one goroutine is enough.
-func (p *Pool) evict() {
-	for {
-		p.mu.Lock()
-		conns := p.condemned
-		p.condemned = nil
-		if len(conns) == 0 {
-			p.evicting = false
-			p.mu.Unlock()
-			return
-		}
-		p.mu.Unlock()
-		for _, c := range conns {
-			c.t.evict(c, peerClosed)
-		}
+// shed has c closed, which has left the pool. Closing may take long: with
+// SO_LINGER until the peer has acknowledged everything, with TLS until the
+// notice is sent. So it is done by others, or after Close by the caller.
+func (p *Pool) shed(c *conn) {
+	p.mu.Lock()
+	closed := p.closed
+	if !closed {
+		p.shedLocked(c)
 	}
+	p.mu.Unlock()
+	if closed {
+		c.close()
+	}
+}
+
+// maxClosers is how many connections may be closed at the same time. As many
+// that hang keep the others open, but never from leaving the pool.
+const maxClosers = 8
+
+func (p *Pool) shedLocked(cs ...*conn) {
+	p.doomed = append(p.doomed, cs...)
+	p.closings += len(cs)
+	for range min(len(cs), maxClosers-p.closers) {
+		p.closers++
+		p.background.Go(p.closeDoomed)
+	}
+}
+
+func (p *Pool) closeDoomed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.doomed) > 0 {
+		last := len(p.doomed) - 1
+		c := p.doomed[last]
+		p.doomed[last] = nil
+		p.doomed = p.doomed[:last]
+		p.mu.Unlock()
+		c.close()
+		p.mu.Lock()
+		p.closings--
+		p.progressedLocked()
+	}
+	p.doomed = nil
+	p.closers--
 }
 
 // wakeUp makes sure that maintain runs while there are connections.
@@ -140,14 +163,18 @@ func (t *target) expire(now int64) {
 	}
 	t.mu.Unlock()
 	for i, c := range old {
-		t.evict(c, why[i])
+		t.p.evict(c, why[i])
 	}
 }
+
+// refillMost is how many connections to one address a round of maintenance
+// dials.
+const refillMost = 64
 
 // refill dials what lacks of MinIdleConns. Dials that fail at once are not made
 // up for until the next round.
 func (t *target) refill(now int64) {
-	for range t.p.limits.min {
+	for range min(t.p.limits.min, refillMost) {
 		t.mu.Lock()
 		l := &t.p.limits
 		wanted := t.keepsReadyLocked(now) && !t.closed &&
@@ -161,7 +188,7 @@ func (t *target) refill(now int64) {
 		}
 		d := &dialing{t: t}
 		d.left.Store(true) // nobody waits for it
-		res, err := t.engine.TryAcquire(context.Background())
+		res, err := t.tryAcquire(context.Background())
 		if err == nil {
 			d.s = res.Value()
 			d.s.res = res
@@ -191,7 +218,7 @@ func (t *target) tell() {
 	t.mu.Lock()
 	for _, s := range t.slips {
 		c := s.conn
-		if c == nil || s.done != nil {
+		if c == nil || s.done != nil || !c.handedOutLocked() {
 			continue
 		}
 		number := c.state.Load() >> opBits

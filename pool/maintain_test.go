@@ -187,3 +187,26 @@ func TestConnsThatDoNotComeBackAreAskedForAllTheSame(t *testing.T) {
 		pool.Skew(p, 50*time.Minute)
 	}
 }
+
+// Borrowers have all slips that there are, and more can be had.
+func TestConnsAreKeptReadyBeyondThoseThatAreLentOut(t *testing.T) {
+	p, addr := &pool.Pool{MaxConns: 300, MinIdleConns: 100, ProbeAfter: -1}, startEcho(t)
+	pool.Freeze(p)
+	newPool(t, p)
+	var lent []pool.Conn
+	for range 64 {
+		lent = append(lent, get(t, p, addr))
+	}
+	round := func() int {
+		pool.Advance(p, 0)
+		n := p.Stats()
+		tcptest.WaitUntil(t, "the dials", func() bool { return p.Stats().Constructing == 0 })
+		return n.Idle + n.Constructing
+	}
+	require.Equal(t, 64, round(), "not all at once")
+	require.Equal(t, 100, round())
+	require.Equal(t, 100, round())
+	for _, c := range lent {
+		require.NoError(t, c.Close())
+	}
+}

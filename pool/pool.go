@@ -58,7 +58,8 @@ type Pool struct {
 
 	// MinIdleConns is how many idle connections are kept ready for each address
 	// that was asked for within MaxConnIdleTime, as far as MaxConns allows. They
-	// are dialed in the background, within about a second.
+	// are dialed in the background, within about a second; at most 64 a second,
+	// so that a server which comes back is not met by all at once.
 	MinIdleConns int
 
 	// MaxConnLifetime is the age after which a connection is not handed out any
@@ -76,16 +77,18 @@ type Pool struct {
 	// ProbeAfter is how long a connection may be idle before its peer is asked
 	// by a keepalive probe whether it is still there, when the connection is
 	// about to be handed out (see tcpstate.Watch.Probe). That takes a round trip
-	// and up to 10 ms more, and a quarter of a second for one that is dead. Zero
-	// is DefaultProbeAfter.
+	// and up to 10 ms more, and for one that is dead a quarter of a second or
+	// four round trips. Where the kernel cannot ask (see tcpstate.ProbeUnknown),
+	// the connection is handed out. Zero is DefaultProbeAfter.
 	ProbeAfter time.Duration
 
 	// DialTimeout limits a dial, which goes on when the Get that began it has
 	// returned because of its context. Zero is DefaultDialTimeout.
 	DialTimeout time.Duration
 
-	// CloseTimeout is how long Close waits for connections that are lent out.
-	// Zero is DefaultCloseTimeout; with a negative value Close does not wait.
+	// CloseTimeout is how long Close waits for connections that are lent out,
+	// and for sockets whose close takes long. Zero is DefaultCloseTimeout; with a
+	// negative value Close waits for no loan.
 	CloseTimeout time.Duration
 
 	// FIFO hands out the connection that has been idle longest, so that all are
@@ -109,15 +112,16 @@ type Pool struct {
 	eventsAt    atomic.Int64 // all events that came before are known
 	captureNext atomic.Int64 // when all of the burst may be captured again
 
-	mu        sync.Mutex // guards following fields; taken before that of a target
-	targets   map[key]*target
-	gone      totals // of targets that were dropped
-	closed    bool
-	timer     *time.Timer   // calls maintain; nil: never was
-	armed     bool          // timer is, or maintain runs
-	returned  chan struct{} // closed when something comes back during Close
-	condemned []*conn       // to be evicted
-	evicting  bool          // a goroutine is at it
+	mu       sync.Mutex // guards following fields; taken before that of a target
+	targets  map[key]*target
+	gone     totals // of targets that were dropped
+	closed   bool
+	timer    *time.Timer   // calls maintain; nil: never was
+	armed    bool          // timer is, or maintain runs
+	returned chan struct{} // closed when something comes back during Close
+	doomed   []*conn       // to be closed
+	closings int           // of these, and of those that are being closed
+	closers  int           // goroutines that close them
 
 	behind atomic.Uint64 // times the events were not handled yet
 }
@@ -227,8 +231,9 @@ func (p *Pool) expiry(now int64) int64 {
 // each time, and on Windows a peer that has closed shows only in use.
 //
 // An error of the dial comes back unchanged. A dial that panics is a
-// *DialPanicError. When ctx ends, Get returns its error, and a dial that it has
-// begun goes on for the next borrower. After Close, Get returns ErrClosed.
+// *DialPanicError. When ctx ends, Get returns its error, and a dial or a probe
+// that it has begun goes on for the next borrower. After Close, Get returns
+// ErrClosed.
 func (p *Pool) Get(ctx context.Context, network, address string) (Conn, error) {
 	p.init()
 	if err := ctx.Err(); err != nil {

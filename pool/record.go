@@ -28,12 +28,13 @@ type conn struct {
 	site  atomic.Uint32 // the borrower's tcpstate.CallSite; 0: not known yet
 
 	expires int64
-	lentAt  atomic.Int64
+	lentAt  atomic.Int64 // when it was handed out last
 
 	// Owned by whoever has the connection: the list, or the borrower while he
 	// does not hold it yet or has ended the loan.
-	idleSince int64
-	watched   bool // the peer's end is an event, and was not there before
+	idleSince int64 // written with the lock of target
+	provenAt  int64 // a probe was answered while it was idle
+	watched   bool  // the peer's end is an event, and was not there before
 
 	// Guarded by target.mu.
 	slip         *slip // nil: not lent out
@@ -74,7 +75,7 @@ func newConn(t *target, nc net.Conn, now int64) *conn {
 		ref := weak.Make(c)
 		c.watch.OnPeerClosed(func() {
 			if c := ref.Value(); c != nil {
-				c.t.p.condemn(c)
+				c.t.p.evict(c, peerClosed)
 			}
 		})
 	}
@@ -116,9 +117,13 @@ func (c *conn) close() error {
 // before, word of that came too early to evict it.
 func (c *conn) nowIdle() {
 	if closed, _ := c.watch.PeerClosed(); closed {
-		c.t.p.condemn(c)
+		c.t.p.evict(c, peerClosed)
 	}
 }
+
+// handedOutLocked tells a loan from a Get that goes on: that one has not come as
+// far as to note the time. The caller holds the lock of target.
+func (c *conn) handedOutLocked() bool { return c.lentAt.Load() >= c.idleSince }
 
 func (c *conn) mark(m uint32) {
 	if c.marks.Load()&m != m {
@@ -133,16 +138,20 @@ const (
 	// lookAfter is the idle time after which a connection is asked for bytes
 	// that nobody expects, of which there is no event.
 	lookAfter = int64(time.Second)
-	// probeWait is how long a probe may take. Less would prove nothing.
+	// probeWait is how long a probe may take, if not probeRTTs round trips are
+	// more. Less would prove nothing.
 	probeWait = 250 * time.Millisecond
+	probeRTTs = 4
 )
 
 // check says whether an idle connection may be handed out now. Whatever takes
-// time comes first: its last look at the clock is not long before it returns,
-// and the answer is of that moment.
+// time comes first, the clock last: who is stopped before his last look at it
+// sees how old the answer has become.
 func (c *conn) check(ctx context.Context) reason {
 	p := c.t.p
 	for tries := 0; ; tries++ {
+		handled := p.eventsAt.Load()
+		closed, watched := c.watch.PeerClosed()
 		now := p.now()
 		if tries == 0 {
 			if p.capture(now) {
@@ -158,11 +167,10 @@ func (c *conn) check(ctx context.Context) reason {
 			}
 		}
 		c.lentAt.Store(now)
-		closed, watched := c.watch.PeerClosed()
 		switch {
 		case closed:
 			return peerClosed
-		case watched && c.watched && now-p.eventsAt.Load() < fresh:
+		case watched && c.watched && now-handled < fresh:
 			return fit
 		}
 		if why := c.ask(now, watched); why != fit {
@@ -225,16 +233,29 @@ func (c *conn) checkOld(ctx context.Context, now, idle int64) reason {
 	if closed {
 		return peerClosed
 	}
-	if why := c.look(watched); why != fit || idle < l.probe || c.watch == nil {
+	if why := c.look(watched); why != fit || c.watch == nil || min(idle, now-c.provenAt) < l.probe {
 		return why
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeWait)
+	return c.probe(ctx)
+}
+
+// probe asks whether the peer of an idle connection is still there. If ctx ends
+// before that is known, the answer is cutShort.
+func (c *conn) probe(ctx context.Context) reason {
+	wait := max(probeWait, probeRTTs*c.watch.Snapshot().Info.RTT)
+	asking, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	switch c.watch.Probe(ctx).Outcome {
+	switch c.watch.Probe(asking).Outcome {
+	case tcpstate.ProbeAlive:
+		c.provenAt = c.t.p.now()
+		return fit
 	case tcpstate.ProbeNoAnswer, tcpstate.ProbePending, tcpstate.ProbeEnded:
 		return probeFailed
 	}
-	return fit
+	if ctx.Err() != nil {
+		return cutShort
+	}
+	return fit // it cannot be asked
 }
 
 // returned says whether a connection that its borrower has closed may be kept.

@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -10,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tcpstate/tcpstate-go/pool"
-	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // newPool closes p at the end of the test, which must have returned everything,
@@ -19,8 +20,7 @@ import (
 func newPool(tb testing.TB, p *pool.Pool) *pool.Pool {
 	tb.Helper()
 	if p.Dialer.Tracker == nil {
-		p.Dialer.Tracker = new(tcpstate.Tracker)
-		tb.Cleanup(func() { p.Dialer.Tracker.Close() })
+		p.Dialer.Tracker = leaktest.Tracker(tb, leaktest.IgnoreFindings())
 	}
 	tb.Cleanup(func() {
 		require.NoError(tb, p.Close())
@@ -42,6 +42,8 @@ func requireBalance(tb testing.TB, p *pool.Pool) {
 	s := p.Stats()
 	require.EqualValues(tb, s.Opened, s.Closed+uint64(s.Idle+s.Used), "%+v", s)
 }
+
+type dialFunc = func(context.Context, string, string) (net.Conn, error)
 
 // server is a server whose ends of the connections a test has in hand.
 type server struct {

@@ -20,14 +20,14 @@ type Stats struct {
 
 	Gets       uint64 // that returned a connection
 	Hits       uint64 // of these, one that was used before or kept ready
-	Dials      uint64 // begun
-	DialErrors uint64
+	Dials      uint64 // that have ended
+	DialErrors uint64 // of these, without a connection
 	Timeouts   uint64 // calls of Get whose context ended while they waited
 	WaitCount  uint64 // calls of Get that waited
 
 	WaitTime time.Duration // of WaitCount calls
 	UseTime  time.Duration // of loans that have ended
-	DialTime time.Duration // of dials that have ended
+	DialTime time.Duration // of the dials of Opened connections; those that failed do not count
 
 	Opened    uint64 // connections that were dialed
 	Closed    uint64 // of these, no longer with the pool: closed, or hijacked
@@ -52,7 +52,8 @@ type Discards struct {
 type reason uint8
 
 const (
-	fit reason = iota // it does not
+	fit      reason = iota // it does not
+	cutShort               // nor by this: the Get ended before it was known
 	peerClosed
 	unreadData
 	idleTimeout

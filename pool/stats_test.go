@@ -8,11 +8,11 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/pool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestATrackerTellsOfAPoolUntilItIsClosed(t *testing.T) {
-	tr := new(tcpstate.Tracker)
-	t.Cleanup(func() { tr.Close() })
+	tr := leaktest.Tracker(t)
 	p := &pool.Pool{Name: "cache", MaxConns: 3}
 	p.Dialer.Tracker = tr
 	newPool(t, p)

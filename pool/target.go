@@ -67,10 +67,7 @@ func newTarget(p *Pool, k key) *target {
 
 // get returns a connection that is lent to the caller.
 func (t *target) get(ctx context.Context) (*conn, error) {
-	res, err := t.engine.TryAcquire(ctx)
-	for err != nil && t.grow(ctx) {
-		res, err = t.engine.TryAcquire(ctx)
-	}
+	res, err := t.tryAcquire(ctx)
 	if err != nil {
 		if res, err = t.wait(ctx); err != nil {
 			return nil, err
@@ -101,6 +98,9 @@ func (t *target) get(ctx context.Context) (*conn, error) {
 		if why == fit || why == peerClosed && dialed && (dials == maxDials || c.watch.Snapshot().RecvQueue > 0) {
 			return c, nil
 		}
+		if why == cutShort && t.p.spawn(func() { t.finishCheck(c, s) }) {
+			return nil, ctx.Err()
+		}
 		t.reject(c, why)
 		if err := ctx.Err(); err != nil {
 			t.release(s)
@@ -112,6 +112,27 @@ func (t *target) get(ctx context.Context) (*conn, error) {
 // maxDials is how many new connections a Get tries, if their peer closes them at
 // once.
 const maxDials = 3
+
+// tryAcquire takes a slip that nobody has.
+func (t *target) tryAcquire(ctx context.Context) (*puddle.Resource[*slip], error) {
+	res, err := t.engine.TryAcquire(ctx)
+	for err != nil && t.grow(ctx) {
+		res, err = t.engine.TryAcquire(ctx)
+	}
+	return res, err
+}
+
+// finishCheck ends the check of a connection whose borrower has left meanwhile,
+// for the next one.
+func (t *target) finishCheck(c *conn, s *slip) {
+	c.site.Store(0)
+	now := t.p.now()
+	why := c.checkOld(t.p.closing, now, now-c.idleSince)
+	if why != fit || !t.restore(c) {
+		t.reject(c, why)
+	}
+	t.release(s)
+}
 
 // take lends out an idle connection. It returns nil when the caller has to dial.
 func (t *target) take(ctx context.Context, s *slip) (*conn, error) {
@@ -229,18 +250,45 @@ func (t *target) endLocked(c *conn) (s *slip, done func()) {
 // reject closes a connection that is not handed out after all. The borrower
 // keeps his slip.
 func (t *target) reject(c *conn, why reason) {
-	c.close()
-	t.mu.Lock()
-	_, done := t.endLocked(c)
-	t.total.gets--
-	if c.reused {
-		t.total.hits--
+	if why == fit || why == cutShort {
+		why = poolClosed
 	}
+	t.p.shed(c)
+	t.mu.Lock()
+	done := t.takeBackLocked(c)
 	t.total.left(why)
 	t.mu.Unlock()
 	if done != nil {
 		done()
 	}
+}
+
+// restore makes a connection idle that is not handed out after all. It reports
+// false when the pool has been closed.
+func (t *target) restore(c *conn) bool {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return false
+	}
+	done := t.takeBackLocked(c)
+	t.idle.push(c)
+	t.mu.Unlock()
+	if done != nil {
+		done()
+	}
+	c.nowIdle()
+	return true
+}
+
+// takeBackLocked ends a loan that was none.
+func (t *target) takeBackLocked(c *conn) (done func()) {
+	_, done = t.endLocked(c)
+	t.total.gets--
+	if c.reused {
+		t.total.hits--
+	}
+	return done
 }
 
 // leave ends a loan whose connection does not come back.
@@ -258,17 +306,13 @@ func (t *target) leave(c *conn, why reason) {
 	t.release(s)
 }
 
-// evict closes a connection that is idle, and reports whether it was.
-func (t *target) evict(c *conn, why reason) bool {
+// remove takes c out of the list for good, and reports whether it was there.
+func (t *target) remove(c *conn, why reason) bool {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	ok := t.idle.remove(c)
 	if ok {
 		t.total.left(why)
-	}
-	t.mu.Unlock()
-	if ok {
-		c.close()
-		t.p.progressed()
 	}
 	return ok
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // How a connection comes to be tracked, or not.
@@ -85,8 +86,7 @@ func TestTrackingCostsAFewAllocations(t *testing.T) {
 		plain := mallocs(shortLife(t, nil, accepted, waysToTrack[0].track))
 		for _, w := range waysToTrack[1:] {
 			t.Run(fmt.Sprintf("accepted=%v/%s", accepted, w.name), func(t *testing.T) {
-				tr := new(tcpstate.Tracker)
-				defer tr.Close()
+				tr := leaktest.Tracker(t, leaktest.IgnoreFindings())
 				live := shortLife(t, tr, accepted, w.track)
 				more := mallocs(live) - plain
 				// What else runs in the process only adds to it.
@@ -146,8 +146,7 @@ func TestALiveConnectionCostsFewBytes(t *testing.T) {
 		return live, left
 	}
 	perConn(nil) // the first time fills the pools of net
-	tr := new(tcpstate.Tracker)
-	defer tr.Close()
+	tr := leaktest.Tracker(t, leaktest.IgnoreFindings())
 	perConn(tr)
 	plain, plainLeft := perConn(nil)
 	tracked, trackedLeft := perConn(tr)
@@ -161,8 +160,7 @@ func BenchmarkShortLife(b *testing.B) {
 	for _, end := range []string{"dialed", "accepted"} {
 		for _, w := range waysToTrack {
 			b.Run(end+"/"+w.name, func(b *testing.B) {
-				tr := new(tcpstate.Tracker)
-				defer tr.Close()
+				tr := leaktest.Tracker(b, leaktest.IgnoreFindings())
 				f := shortLife(b, tr, end == "accepted", w.track)
 				b.ReportAllocs()
 				for b.Loop() {
@@ -177,8 +175,7 @@ func BenchmarkShortLife(b *testing.B) {
 // let go of again and again.
 func BenchmarkTrack(b *testing.B) {
 	c, _ := tcptest.Pair(b)
-	tr := new(tcpstate.Tracker)
-	defer tr.Close()
+	tr := leaktest.Tracker(b, leaktest.IgnoreFindings())
 	o := tcpstate.Origin{Name: "bench"}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -10,6 +10,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestAClosedConnectionNamesWhatWasFoundOnItAlsoWhatHadCleared(t *testing.T) {
@@ -19,6 +20,7 @@ func TestAClosedConnectionNamesWhatWasFoundOnItAlsoWhatHadCleared(t *testing.T) 
 	closed := make(chan tcpstate.ClosedInfo, 1)
 	stop := tr.Observe(&tcpstate.Observer{Closed: func(c tcpstate.ClosedInfo) { closed <- c }})
 	t.Cleanup(func() { stop(); _ = tr.Close() })
+	leaktest.Check(t, tr, leaktest.IgnoreFindings())
 
 	peer, inner := tcptest.Pair(t)
 	conn := tr.Track(inner, tcpstate.Origin{Role: tcpstate.Server, Name: "api"})

@@ -35,7 +35,7 @@ type endMaker struct{ on, off *tcpstate.Tracker }
 
 func newEndMaker(t *testing.T) endMaker {
 	m := endMaker{on: leaktest.Tracker(t), off: leaktest.Tracker(t)}
-	m.off.Config.Off = true
+	require.NoError(t, m.off.Set(func(c *tcpstate.Config) { c.Off = true }))
 	return m
 }
 

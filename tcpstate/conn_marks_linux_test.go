@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
-	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
@@ -110,9 +109,7 @@ func TestFindingTellsHowACopyEnded(t *testing.T) {
 		}, stopped},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tr := newTracker(t)
-			clock := testclock.Install(tr)
-			t.Cleanup(func() { testclock.Remove(tr) })
+			tr, clock := clockedTracker(t)
 			inner, peer := tcptest.Pair(t)
 			src := tr.Track(inner, tcpstate.Origin{Role: tcpstate.Server, Name: "source"})
 			defer src.Close()
@@ -152,9 +149,7 @@ func frames(f tcpstate.Finding, role string) string {
 
 // A copy that waits for its destination is not a connection that nobody reads.
 func TestNoFindingWhileACopyRuns(t *testing.T) {
-	tr := newTracker(t)
-	clock := testclock.Install(tr)
-	t.Cleanup(func() { testclock.Remove(tr) })
+	tr, clock := clockedTracker(t)
 	inner, peer := tcptest.Pair(t)
 	src := tr.Track(inner, tcpstate.Origin{Role: tcpstate.Server, Name: "source"})
 	defer src.Close()

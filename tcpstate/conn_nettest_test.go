@@ -3,7 +3,6 @@ package tcpstate_test
 import (
 	"context"
 	"crypto/tls"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -23,11 +22,11 @@ import (
 	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
-// newTracker returns a tracker that ends with the test.
+// newTracker returns a tracker that ends with the test, which must have closed
+// all connections by then. Findings are the test's affair. The tracker is in use
+// already: Config is changed by Set.
 func newTracker(t testing.TB) *tcpstate.Tracker {
-	tr := &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}
-	t.Cleanup(func() { tr.Close() })
-	return tr
+	return leaktest.Tracker(t, leaktest.IgnoreFindings())
 }
 
 // needSockets skips a test of what only real sockets do.

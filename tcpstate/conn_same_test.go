@@ -316,7 +316,7 @@ func TestTrackingTwiceIsTrackingOnce(t *testing.T) {
 // on working, and two wrapped ends still splice.
 func TestConnOfATrackerThatIsOffIsNotWatched(t *testing.T) {
 	off, closed := newTracker(t), newTracker(t)
-	off.Config.Off = true
+	require.NoError(t, off.Set(func(c *tcpstate.Config) { c.Off = true }))
 	require.NoError(t, closed.Close())
 	for _, tr := range []*tcpstate.Tracker{off, closed} {
 		inner, peer := tcptest.Pair(t)

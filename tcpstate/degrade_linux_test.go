@@ -12,6 +12,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // lacking returns a tracker without what seam takes away, and its clock.
@@ -26,6 +27,7 @@ func lacking(t *testing.T, seam tcpstate.Seam) (*tcpstate.Tracker, *testclock.Cl
 		require.NoError(t, tr.Close())
 		testclock.Remove(tr)
 	})
+	leaktest.Check(t, tr, leaktest.IgnoreFindings())
 	return tr, clk
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // told is one event that an observer received.
@@ -72,6 +73,7 @@ func clockedTracker(t *testing.T) (*tcpstate.Tracker, *testclock.Clock) {
 		tr.Close()
 		testclock.Remove(tr)
 	})
+	leaktest.Check(t, tr, leaktest.IgnoreFindings()) // tests look at them
 	return tr, clk
 }
 

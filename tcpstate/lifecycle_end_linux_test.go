@@ -18,6 +18,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // An ending is one way a connection can reach CLOSE while its descriptor is
@@ -144,6 +145,7 @@ func TestTheWayAConnectionEndedIsNeverMistaken(t *testing.T) {
 			if !watched {
 				tcpstate.SetSeam(tr, tcpstate.Seam{MaxWatches: func() (int, error) { return 0, nil }})
 			}
+			leaktest.Check(t, tr, leaktest.IgnoreFindings())
 			counts := make(map[string]int)
 			for _, e := range endings() {
 				for round := range rounds {

@@ -24,6 +24,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/epoll"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // tidy lets the garbage collector close what tests before this one dropped, so
@@ -240,6 +241,7 @@ func TestABubbleIsNotDisturbed(t *testing.T) {
 				Config: tcpstate.Config{Thresholds: tcpstate.Thresholds{CloseWait: 10 * time.Millisecond}},
 			}
 			t.Cleanup(func() { tr.Close() })
+			leaktest.Check(t, tr, leaktest.IgnoreFindings()) // they are expected
 			outside := newFar(t)
 			before(t, tr, outside)
 			var left net.Conn

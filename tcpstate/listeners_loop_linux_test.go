@@ -90,7 +90,7 @@ func (w waitCount) Wait(d time.Duration, evs []epoll.Event) ([]epoll.Event, erro
 func TestAListenerAloneWakesTheLoopOncePerSweep(t *testing.T) {
 	tr := newTracker(t)
 	const interval = 100 * time.Millisecond
-	tr.Config.SweepInterval = interval
+	require.NoError(t, tr.Set(func(c *tcpstate.Config) { c.SweepInterval = interval }))
 	var n atomic.Int64
 	tcpstate.SetSeam(tr, tcpstate.Seam{NewPoller: func() (tcpstate.Poller, error) {
 		p, err := tcpstate.NewPoller()

@@ -343,4 +343,5 @@ func TestAServerThatReadsOutsideOfAcceptIsNotBlockedInIt(t *testing.T) {
 	r.clk.Advance(6 * time.Second)
 	r.one(tcpstate.KindListenerNotAccepting)
 	require.NoError(t, c.Close())
+	require.NoError(t, s.Close())
 }

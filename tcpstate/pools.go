@@ -216,20 +216,25 @@ func (f *facts) notReturned() verdict {
 		return verdict{}
 	}
 	moved := f.now - int64(min(f.sample.dataRecv, f.sample.dataSent))
-	v := verdict{kind: KindLeakNotReturned}
+	// It is looked at again soon: no event tells that it comes back.
+	lent := func(since int64, grace time.Duration, cause string) verdict {
+		since = max(since, moved)
+		return f.after(since+int64(grace), verdict{
+			kind: KindLeakNotReturned, cause: cause, since: since, due: f.now + int64(suspectInterval),
+		})
+	}
+	var v verdict
 	if at := f.wait.missed; at != 0 && f.limits.Borrowed != off {
-		v.since = max(at, moved)
-		if v = f.after(v.since+int64(f.limits.Borrowed), v); v.kind != "" {
+		if v = lent(at, f.limits.Borrowed, ""); v.kind != "" {
 			return v
 		}
 	}
 	if at := f.wait.held; at != 0 && f.limits.Held != off {
-		held := verdict{kind: KindLeakNotReturned, cause: causeHeld, since: max(at, moved)}
-		if held = f.after(held.since+int64(f.limits.Held), held); held.kind != "" || v.due == 0 || held.due < v.due {
+		if held := lent(at, f.limits.Held, causeHeld); held.kind != "" || v.due == 0 || held.due < v.due {
 			return held
 		}
 	}
-	return verdict{due: v.due}
+	return v
 }
 
 // causeHeld is that of a connection that nobody waits for.

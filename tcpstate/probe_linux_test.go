@@ -451,7 +451,6 @@ func TestAProbeBlocksNobody(t *testing.T) {
 }
 
 func TestProbeWhereTheKernelDoesNotTell(t *testing.T) {
-	c, _ := tcptest.Pair(t)
 	for name, get := range map[string]func(uintptr, []byte) (int, error){
 		"error":       func(uintptr, []byte) (int, error) { return 0, syscall.EPERM },
 		"nothing":     func(uintptr, []byte) (int, error) { return 0, nil },
@@ -461,6 +460,7 @@ func TestProbeWhereTheKernelDoesNotTell(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tr := newTracker(t)
 			tcpstate.SetSeam(tr, tcpstate.Seam{Info: get})
+			c, _ := tcptest.Pair(t)
 			settings := patience(t, c)
 			require.True(t, tr.Attach(c, tcpstate.Origin{}))
 			r := tr.Of(c).Probe(t.Context())

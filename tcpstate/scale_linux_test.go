@@ -14,6 +14,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/epoll"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // crowd is many connections, tracked at one end and untouched at the other.
@@ -50,6 +51,8 @@ func newCrowd(t *testing.T, n int) *crowd {
 			c.news.Broadcast()
 		}
 	}})
+	t.Cleanup(func() { require.NoError(t, c.tracker.Close()) })
+	leaktest.Check(t, c.tracker, leaktest.IgnoreFindings())
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -69,7 +72,6 @@ func newCrowd(t *testing.T, n int) *crowd {
 			_ = c.peers[i].Close()
 			_ = c.tracked[i].Close()
 		}
-		require.NoError(t, c.tracker.Close())
 	})
 	require.Eventually(t, func() bool { return c.tracker.Stats().Watched == n }, 30*time.Second, 10*time.Millisecond, "all are watched")
 	return c

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // Every state, against ss, is in internal/ssagree.
@@ -122,8 +123,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	for name, mptcp := range map[string]bool{"TCP": false, "MPTCP": true} {
 		b.Run(name, func(b *testing.B) {
 			c, _ := tcptest.Pair(b, tcptest.MPTCP(mptcp))
-			tr := new(tcpstate.Tracker)
-			defer tr.Close()
+			tr := leaktest.Tracker(b, leaktest.IgnoreFindings())
 			w := tr.Track(c, tcpstate.Origin{}).Watch()
 			for b.Loop() {
 				_ = w.Snapshot()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // live is a tracker with short thresholds and the machine's time: what the
@@ -38,6 +39,7 @@ func newLive(t *testing.T, change ...func(*tcpstate.Config)) *live {
 		c(&l.tr.Config)
 	}
 	t.Cleanup(func() { l.tr.Close() })
+	leaktest.Check(t, l.tr, leaktest.IgnoreFindings()) // tests look at them
 	t.Cleanup(l.tr.Observe(l.rec.observer()))
 	return l
 }

@@ -5,12 +5,12 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // BenchmarkPair measures what a proxy pays for a tunnel that is healthy.
 func BenchmarkPair(b *testing.B) {
-	var tr tcpstate.Tracker
-	defer tr.Close()
+	tr := leaktest.Tracker(b, leaktest.IgnoreFindings())
 	_, s := tcptest.Pair(b)
 	c, _ := tcptest.Pair(b)
 	down, up := tr.Track(s, tcpstate.Origin{Role: tcpstate.Server}), tr.Track(c, tcpstate.Origin{})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
-	"log/slog"
 	"net"
 	"runtime"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // proxied is two connections of a proxy, joined, and both peers.
@@ -554,8 +554,7 @@ func TestManyUpstreamsMayHaveOneDownstream(t *testing.T) {
 }
 
 func TestTunnelsMayComeAndGoFromAnywhere(t *testing.T) {
-	var tr tcpstate.Tracker
-	defer tr.Close()
+	tr := leaktest.Tracker(t, leaktest.IgnoreFindings())
 	defer tr.Observe(new(tcpstate.Observer))()
 	var wg sync.WaitGroup
 	for range 8 {
@@ -575,12 +574,11 @@ func TestTunnelsMayComeAndGoFromAnywhere(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	tcptest.WaitUntil(t, "the tunnels to end", func() bool { return tcpstate.Tunnels(&tr) == 0 })
+	tcptest.WaitUntil(t, "the tunnels to end", func() bool { return tcpstate.Tunnels(tr) == 0 })
 }
 
 func TestTunnelsEndWithoutALoop(t *testing.T) {
-	tr := &tcpstate.Tracker{Logger: slog.New(slog.DiscardHandler)}
-	t.Cleanup(func() { tr.Close() })
+	tr := leaktest.Tracker(t, leaktest.IgnoreFindings())
 	_, a := tcptest.Pair(t)
 	_, b := tcptest.Pair(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -249,15 +249,22 @@ func (w *Watch) HandleAs(ctx context.Context, id uintptr, use Use, handler any) 
 }
 
 // Hijacked says that those who use the connection now have taken it over from
-// its server: it stays in use when they end.
+// its server: it stays in use when they end. From a pool, whoever takes it may
+// have no use yet; in either case Expect.Pooled is taken back.
 func (w *Watch) Hijacked() {
 	if w == nil {
 		return
 	}
-	w.e.mu.Lock()
-	defer w.e.mu.Unlock()
-	for u := w.e.uses; u != nil; u = u.next {
+	e := w.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for u := e.uses; u != nil; u = u.next {
 		u.hijacked = true
+	}
+	if x := e.expect.Load(); x != nil && x.Pooled {
+		mine := *x
+		mine.Pooled = false
+		e.expect.Store(&mine)
 	}
 }
 
@@ -333,11 +340,18 @@ func (e *entry) waitLocked(x *Expect) answerWait {
 	if u := e.uses; u != nil && u.next == nil && !u.hijacked && !u.upgraded {
 		w.begun, w.until = max(int64(u.begun.Sub(e.t.base)), 1), u.until
 		w.reading, w.told = u.waits.Load() > 0, !u.plain
-		if u.pool != nil && u.plain {
-			w.held = w.begun // of a response the kernel tells whether it is read
-		}
-		if u.pool != nil && (u.plain || u.begin.Load() && !w.reading) && u.pool.waiting.Load() > 0 {
+		if u.pool != nil && u.begin.Load() && !w.reading && u.pool.waiting.Load() > 0 {
 			w.missed = w.begun
+		}
+	}
+	// A borrower may say what he uses the connection for: he has it all the same.
+	for u := e.uses; u != nil; u = u.next {
+		if u.pool == nil || !u.plain || u.hijacked || u.upgraded {
+			continue // of a response the kernel tells whether it is read
+		}
+		w.held = max(int64(u.begun.Sub(e.t.base)), 1)
+		if u.pool.waiting.Load() > 0 {
+			w.missed = w.held
 		}
 	}
 	if l := e.lent.Load(); w.missed == 0 && l.inUse() {
@@ -356,12 +370,13 @@ func (e *entry) latestUseLocked() *Usage {
 	return e.lastUse
 }
 
-// oldestUseLocked returns the use in progress that began first. The caller
-// holds mu.
-func (e *entry) oldestUseLocked() *Usage {
-	u := e.uses
-	for u != nil && u.next != nil {
-		u = u.next
+// oldestUseLocked returns the use in progress that began first, though it may
+// have been told later. The caller holds mu.
+func (e *entry) oldestUseLocked() (oldest *Usage) {
+	for u := e.uses; u != nil; u = u.next {
+		if oldest == nil || !u.begun.After(oldest.begun) {
+			oldest = u
+		}
 	}
-	return u
+	return oldest
 }

@@ -9,13 +9,13 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // usable returns a tracker and the watches of two connections.
 func usable(t *testing.T) (tr *tcpstate.Tracker, a, b *tcpstate.Watch) {
 	t.Helper()
-	tr = new(tcpstate.Tracker)
-	t.Cleanup(func() { tr.Close() })
+	tr = leaktest.Tracker(t)
 	x, y := tcptest.Pair(t)
 	return tr, tr.Track(x, tcpstate.Origin{}).Watch(), tr.Track(y, tcpstate.Origin{Role: tcpstate.Server}).Watch()
 }
@@ -78,8 +78,7 @@ func TestANilUsageDoesNothing(t *testing.T) {
 }
 
 func TestAUseOfAClosedConnectionIsNone(t *testing.T) {
-	tr := new(tcpstate.Tracker)
-	defer tr.Close()
+	tr := leaktest.Tracker(t)
 	x, _ := tcptest.Pair(t)
 	conn := tr.Track(x, tcpstate.Origin{})
 	u := tr.NewUsage(t.Context(), tcpstate.Use{Name: "x"})

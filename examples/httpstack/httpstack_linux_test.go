@@ -26,6 +26,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/listener/httpserver"
 	tcpotel "github.com/tcpstate/tcpstate-go/otel"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // fixture is a tracker that reports to a recorder of spans.
@@ -58,6 +59,7 @@ func newFixture(t *testing.T) *fixture {
 		f.tracker.Close()
 		testclock.Remove(f.tracker)
 	})
+	leaktest.Check(t, f.tracker, leaktest.IgnoreFindings(), leaktest.IdleHTTP())
 	return f
 }
 

@@ -37,13 +37,13 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *without, *hold); err != nil {
+	if err := demonstrate(ctx, *without, *hold); err != nil {
 		fmt.Fprintln(os.Stderr, "leakdemo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, without string, hold bool) (err error) {
+func demonstrate(ctx context.Context, without string, hold bool) error {
 	planted := slices.Clone(leaks)
 	if without != "" {
 		planted = slices.DeleteFunc(planted, func(l leak) bool { return l.kind == tcpstate.Kind(without) })
@@ -51,12 +51,19 @@ func run(ctx context.Context, without string, hold bool) (err error) {
 			return fmt.Errorf("no leak of kind %q; there are %s", without, kindsOf(leaks))
 		}
 	}
-
-	tracker := &tcpstate.Tracker{Config: tcpstate.Config{
-		Thresholds:    tcpstate.Thresholds{CloseWait: threshold, DeadSocket: threshold},
-		SweepInterval: time.Second,
-	}}
+	var tracker tcpstate.Tracker
 	defer tracker.Close()
+	return run(ctx, &tracker, planted, hold)
+}
+
+// run plants the leaks beside healthy traffic until all were found.
+func run(ctx context.Context, tracker *tcpstate.Tracker, planted []leak, hold bool) (err error) {
+	if err := tracker.Set(func(c *tcpstate.Config) {
+		c.Thresholds.CloseWait, c.Thresholds.DeadSocket = threshold, threshold
+		c.SweepInterval = time.Second
+	}); err != nil {
+		return err
+	}
 	fmt.Printf("thresholds lowered to %v for this demonstration; the default is 30s\n\n", threshold)
 
 	tele, err := startTelemetry(ctx, tracker)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // Without one leak exactly its report disappears; with all, there is one each.
@@ -47,6 +49,12 @@ func TestEachLeakIsReportedOnceAndHealthyTrafficNever(t *testing.T) {
 	}
 }
 
+// The same program without a leak is silent, and closes all it has opened.
+func TestHealthyTrafficLeavesNothingOpen(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, run(t.Context(), leaktest.Tracker(t), nil, false))
+}
+
 var reportLine = regexp.MustCompile(`(?m)^tcpstate (?:WARN|ERROR) .* (\S+)$`)
 
 func reported(out string) []string {
@@ -58,7 +66,7 @@ func reported(out string) []string {
 }
 
 func TestAnUnknownKindIsRefused(t *testing.T) {
-	err := run(t.Context(), "close_wait.typo", false)
+	err := demonstrate(t.Context(), "close_wait.typo", false)
 	require.ErrorContains(t, err, "close_wait.typo")
 	require.ErrorContains(t, err, "close_wait.unread_body", "it says what there is")
 	require.False(t, strings.Contains(err.Error(), "\n"))

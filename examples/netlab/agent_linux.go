@@ -47,12 +47,25 @@ func (h *Host) Start() *Agent {
 	return a
 }
 
-// stop ends the process in order: it must not have found a data race.
+// stop ends the process in order: it must not have lost a connection, nor found
+// a data race.
 func (a *Agent) stop() {
 	if a.dead {
 		return
 	}
 	a.dead = true
+	var left string
+	select {
+	case c := <-a.rpc.Go("Agent.Left", struct{}{}, &left, nil).Done:
+		if c.Error != nil {
+			left = c.Error.Error()
+		}
+	case <-time.After(Deadline):
+		left = "no answer"
+	}
+	if left != "" {
+		a.t.Errorf("netlab: the agent on %s has lost: %s", a.Host.name, left)
+	}
 	a.rpc.Close()
 	overdue := time.AfterFunc(Deadline, func() { a.cmd.Process.Kill() })
 	defer overdue.Stop()

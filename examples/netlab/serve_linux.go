@@ -19,6 +19,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/listener"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // Scale is how much shorter the thresholds of an agent's tracker are than the
@@ -55,6 +56,8 @@ func Serve() {
 		tracker: tcpstate.Tracker{Config: config()},
 		conns:   make(map[int]*serverConn), listeners: make(map[int]net.Listener),
 	}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	leaktest.Check(&a.left, &a.tracker, leaktest.IgnoreFindings()) // they are what is tested
 	a.tracker.Observe(a.observer())
 	if err := rpc.RegisterName("Agent", a); err != nil {
 		panic(err)
@@ -82,6 +85,9 @@ func (r untilEOF) Read(p []byte) (int, error) {
 // rpc asks for, and run concurrently.
 type server struct {
 	tracker tcpstate.Tracker
+	ctx     context.Context // of all dials
+	cancel  func()
+	left    leftovers
 
 	mu        sync.Mutex // guards following fields
 	conns     map[int]*serverConn
@@ -211,7 +217,7 @@ func (a *server) Dial(d Dial, out *Dialed) error {
 		nd.LocalAddr = &net.TCPAddr{IP: net.ParseIP(d.Local)}
 	}
 	start := time.Now()
-	conn, err := (&dialer.Dialer{NetDialer: nd, Tracker: &a.tracker, Name: "peer"}).Dial("tcp4", d.Addr)
+	conn, err := (&dialer.Dialer{NetDialer: nd, Tracker: &a.tracker, Name: "peer"}).DialContext(a.ctx, "tcp4", d.Addr)
 	out.Took = time.Since(start)
 	if err != nil {
 		out.Err = err.Error()
@@ -281,6 +287,35 @@ func (a *server) Accept(arg Accept, out *Dialed) error {
 	}
 	return a.add(arg.ID, conn, out)
 }
+
+// Left closes what the test has left open, which is the test's affair, and
+// reports what is open all the same.
+func (a *server) Left(_ struct{}, report *string) error {
+	a.cancel()
+	a.mu.Lock()
+	for _, ln := range a.listeners {
+		_ = ln.Close()
+	}
+	for _, c := range a.conns {
+		if c.Conn != nil {
+			_ = c.Close()
+		}
+	}
+	a.mu.Unlock()
+	a.left.check()
+	*report = a.left.report
+	return nil
+}
+
+// leftovers is the test that leaktest reports to.
+type leftovers struct {
+	check  func()
+	report string
+}
+
+func (l *leftovers) Helper()           {}
+func (l *leftovers) Cleanup(f func())  { l.check = f }
+func (l *leftovers) Error(args ...any) { l.report = fmt.Sprint(args...) }
 
 func (a *server) conn(id int) *serverConn {
 	a.mu.Lock()

@@ -17,6 +17,9 @@ import (
 // Go's clock, which is the same and no system call, from one comparison.
 func Now() int64 { return atZero() + int64(time.Since(zero)) }
 
+// At is what Now has said at t.
+func At(t time.Time) int64 { return atZero() + int64(t.Sub(zero)) }
+
 var (
 	zero   = time.Now()
 	atZero = sync.OnceValue(func() int64 {
@@ -52,6 +55,7 @@ func Dial(ctx context.Context, network, address string) (net.Conn, error) {
 type Loan struct {
 	Conn     net.Conn // nil: the pool keeps it to itself, and says with See what it hands out
 	Got      int64    // when, as Now says
+	Looked   int64    // when the pool has made sure of it last; 0: not known, in the call that has got it
 	GiveBack func(broken bool)
 	Use      func() error // says something; nil: Conn does
 }
@@ -63,7 +67,7 @@ type Tally struct {
 	Failed  atomic.Int64 // of the pool, or in use
 	Recent  atomic.Int64 // closed within the last millisecond
 	Stale   atomic.Int64 // closed a millisecond before it was handed out
-	Stalled atomic.Int64 // of these, by a pool that was itself held up for as long
+	Stalled atomic.Int64 // of these, by a pool that was itself held up for as long after it had looked
 	Worst   atomic.Int64 // nanoseconds since it was closed
 }
 
@@ -72,7 +76,7 @@ type Tally struct {
 const Limit = time.Millisecond
 
 // See notes that the connection with this address at the client was handed out
-// at got, when it had been asked for at asked.
+// at got, by a pool that looked at it at asked or later.
 func (s *Tally) See(t *Table, client net.Addr, asked, got int64) {
 	at := t.of(client).Load()
 	age := got - at
@@ -113,6 +117,9 @@ func Run(n int, t *Table, s *Tally, get func() (Loan, error)) {
 				if err != nil {
 					s.Failed.Add(1)
 					continue
+				}
+				if l.Looked != 0 {
+					asked = l.Looked
 				}
 				if l.Conn != nil {
 					s.See(t, l.Conn.LocalAddr(), asked, l.Got)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestMain(m *testing.M) { tcptest.Main(m) }
@@ -130,8 +131,7 @@ func TestStatesAreThoseOfSS(t *testing.T) {
 		} {
 			t.Run(f.name+"/"+tt.name, func(t *testing.T) {
 				t.Parallel()
-				r := &rig{T: t, family: f, tr: new(tcpstate.Tracker)}
-				t.Cleanup(func() { r.no(r.tr.Close()) })
+				r := &rig{T: t, family: f, tr: leaktest.Tracker(t, leaktest.IgnoreFindings())}
 				tt.reach(r)
 				r.until(tt.want)
 				r.compare(tt.want)

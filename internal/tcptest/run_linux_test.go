@@ -22,6 +22,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/testclock"
 	"github.com/tcpstate/tcpstate-go/pool/httppool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // pace is the scale of the suite: a tracker's minute is a second of the kernel.
@@ -140,14 +141,12 @@ func newRun(t testing.TB, s *script, seed uint64) *run {
 	})
 	r.begun, r.acted = r.clk.Now(), r.clk.Now()
 	t.Cleanup(func() {
-		for _, p := range r.pools {
-			p.shut()
-		}
-		r.close()
 		stop()
 		r.tr.Close()
 		testclock.Remove(r.tr)
 	})
+	leaktest.Check(t, r.tr, leaktest.IgnoreFindings()) // the script looks at them
+	t.Cleanup(r.close)
 	return r
 }
 
@@ -160,6 +159,9 @@ func (r *run) told(f tcpstate.Finding) {
 // close ends what the script has left open, and waits for what ran in the
 // background.
 func (r *run) close() {
+	for _, p := range r.pools {
+		p.shut()
+	}
 	for _, s := range r.servers {
 		s.releaseAll()
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/listener/httpserver"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 type pointerHandler struct{ _ int }
@@ -102,8 +103,7 @@ func BenchmarkHandler(b *testing.B) {
 	mux.HandleFunc("GET /v1/reports/{id}", func(http.ResponseWriter, *http.Request) {})
 	srv := &http.Server{Handler: mux}
 	httpserver.Instrument(srv)
-	tr := new(tcpstate.Tracker)
-	defer tr.Close()
+	tr := leaktest.Tracker(b, leaktest.IgnoreFindings())
 	_, server := tcptest.Pair(b)
 	conn := tr.Track(server, tcpstate.Origin{Role: tcpstate.Server})
 	r := httptest.NewRequestWithContext(b.Context(), "GET", "/v1/reports/id-4711", nil)

@@ -15,6 +15,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/pool/httppool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // BenchmarkWarmRequest measures a request over a connection that is there
@@ -28,8 +29,7 @@ func BenchmarkWarmRequest(b *testing.B) {
 			bench(b, p, srv.URL)
 		})
 	}
-	tr := new(tcpstate.Tracker)
-	defer tr.Close()
+	tr := leaktest.Tracker(b, leaktest.IgnoreFindings())
 	d := dialer.Dialer{Tracker: tr}
 	run("plain", &http.Transport{})
 	run("tracked without attribution", &http.Transport{DialContext: d.DialContext})
@@ -39,8 +39,7 @@ func BenchmarkWarmRequest(b *testing.B) {
 // BenchmarkOverhead measures what a request costs on top of net/http: the
 // transport below answers at once.
 func BenchmarkOverhead(b *testing.B) {
-	tr := new(tcpstate.Tracker)
-	defer tr.Close()
+	tr := leaktest.Tracker(b, leaktest.IgnoreFindings())
 	client, _ := tcptest.Pair(b)
 	stub := &stub{conn: tr.Track(client, tcpstate.Origin{})}
 	plain := &http.Transport{}
@@ -58,8 +57,7 @@ func BenchmarkOverhead(b *testing.B) {
 }
 
 func TestAWarmRequestAllocatesFourTimesMoreThanOnThePlainTransport(t *testing.T) {
-	tr := new(tcpstate.Tracker)
-	t.Cleanup(func() { tr.Close() })
+	tr := leaktest.Tracker(t, leaktest.IgnoreFindings())
 	client, _ := tcptest.Pair(t)
 	stub := &stub{conn: tr.Track(client, tcpstate.Origin{})}
 	plain := &http.Transport{}

@@ -12,6 +12,7 @@ import (
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/pool/httppool"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 func TestATransportThatIsOfUseIsAmongThePools(t *testing.T) {
@@ -38,8 +39,7 @@ func TestATransportThatIsOfUseIsAmongThePools(t *testing.T) {
 }
 
 func TestATransportIsNotKeptByWhoeverAsksForPools(t *testing.T) {
-	tr := new(tcpstate.Tracker)
-	t.Cleanup(func() { tr.Close() })
+	tr := leaktest.Tracker(t)
 	srv := serve(t, hello)
 	func() {
 		p := &httppool.Transport{Base: &http.Transport{}, Dialer: dialer.Dialer{Tracker: tr, Name: "payments"}}

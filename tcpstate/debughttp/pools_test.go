@@ -11,6 +11,7 @@ import (
 
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 	"github.com/tcpstate/tcpstate-go/tcpstate/debughttp"
+	"github.com/tcpstate/tcpstate-go/tcpstate/leaktest"
 )
 
 // shown returns the page, or another form of it.
@@ -23,8 +24,7 @@ func shown(t *testing.T, tr *tcpstate.Tracker, query string) string {
 }
 
 func TestPoolsAreShownIfThereAreAny(t *testing.T) {
-	tr := new(tcpstate.Tracker)
-	defer tr.Close()
+	tr := leaktest.Tracker(t)
 	require.NotContains(t, shown(t, tr, ""), "<h2>Pools")
 	require.NotContains(t, shown(t, tr, "?format=json"), `"pools"`)
 
@@ -56,8 +56,7 @@ func TestPoolsAreShownIfThereAreAny(t *testing.T) {
 
 // A limit for each address is none of the pool.
 func TestAPoolThatSomebodyWaitsForIsMarkedWithoutALimit(t *testing.T) {
-	tr := new(tcpstate.Tracker)
-	defer tr.Close()
+	tr := leaktest.Tracker(t)
 	for name, waiting := range map[string]int{"busy": 1, "calm": 0} {
 		stats := tcpstate.PoolStats{Used: 4, Pending: waiting, Timeouts: -1}
 		t.Cleanup(tr.NewPool(tcpstate.Origin{Name: name}).Report(func() (tcpstate.PoolStats, bool) { return stats, true }))
