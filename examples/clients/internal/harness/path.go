@@ -23,6 +23,8 @@ type Path struct {
 	stalled chan struct{} // not nil: bytes wait until it is closed
 	made    int
 	refused int
+	plain   int    // see TLSAfter
+	ends    []bool // see Ends
 	wg      sync.WaitGroup
 }
 
@@ -30,6 +32,7 @@ type Path struct {
 type Link struct {
 	p              *Path
 	client, server *net.TCPConn
+	sent           records // by the client
 	heal           func()
 }
 
@@ -173,8 +176,8 @@ func (p *Path) accept() {
 			p.mu.Unlock()
 			continue
 		}
-		l := &Link{p: p, client: client, server: server.(*net.TCPConn)}
 		p.mu.Lock()
+		l := &Link{p: p, client: client, server: server.(*net.TCPConn), sent: records{plain: p.plain}}
 		p.links = append(p.links, l)
 		p.made++
 		p.mu.Unlock()
@@ -205,7 +208,13 @@ func (l *Link) pass(dst, src *net.TCPConn) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := src.Read(buf)
+		if src == l.client {
+			l.sent.add(buf[:n])
+		}
 		l.p.mu.Lock()
+		if src == l.client && err != nil && !errors.Is(err, net.ErrClosed) && l.sent.data {
+			l.p.ends = append(l.p.ends, l.sent.last == alert)
+		}
 		stalled := l.p.stalled
 		l.p.mu.Unlock()
 		if stalled != nil {

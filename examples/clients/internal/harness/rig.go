@@ -68,6 +68,12 @@ func (r *Rig) Dialer(name string) *dialer.Dialer {
 	return &dialer.Dialer{Tracker: r.Tracker, Name: name}
 }
 
+// Hide hides the frames of a recipe from the lines that findings name.
+func (r *Rig) Hide(t testing.TB, frames ...string) {
+	t.Helper()
+	require.NoError(t, r.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, frames...) }))
+}
+
 // Conns returns the open connections called name, oldest first.
 func (r *Rig) Conns(name string) []tcpstate.Snapshot {
 	var conns []tcpstate.Snapshot
@@ -87,6 +93,20 @@ func (r *Rig) WaitState(t testing.TB, name string, s tcpstate.State, n int) {
 		conns := r.Conns(name)
 		return len(conns) == n && !slices.ContainsFunc(conns, func(c tcpstate.Snapshot) bool { return c.State != s })
 	})
+}
+
+// WaitInventory waits until n connections called name are open and the server
+// has closed all of them, and fails the test unless that is inventory a minute
+// later, and nothing else is found.
+func (r *Rig) WaitInventory(t testing.TB, name string, n int) {
+	t.Helper()
+	r.WaitState(t, name, tcpstate.CloseWait, n)
+	r.Clock.Advance(time.Minute)
+	found := r.Tracker.Findings()
+	require.Len(t, found, n)
+	for _, f := range found {
+		require.Equal(t, tcpstate.KindCloseWaitIdleInPool, f.Kind)
+	}
 }
 
 // Advance moves the clock of the rig.
