@@ -95,12 +95,15 @@ func (r *Rig) WaitState(t testing.TB, name string, s tcpstate.State, n int) {
 	})
 }
 
-// WaitInventory waits until n connections called name are open and the server
-// has closed all of them, and fails the test unless that is inventory a minute
-// later, and nothing else is found.
+// WaitInventory waits until the server has closed n of the connections called
+// name, and fails the test unless those are inventory a minute later, and nothing
+// else is found.
 func (r *Rig) WaitInventory(t testing.TB, name string, n int) {
 	t.Helper()
-	r.WaitState(t, name, tcpstate.CloseWait, n)
+	WaitUntil(t, fmt.Sprintf("the ends of %d connections %q", n, name), func() bool {
+		ended := slices.DeleteFunc(r.Conns(name), func(c tcpstate.Snapshot) bool { return c.State != tcpstate.CloseWait })
+		return len(ended) == n
+	})
 	r.Clock.Advance(time.Minute)
 	found := r.Tracker.Findings()
 	require.Len(t, found, n)
