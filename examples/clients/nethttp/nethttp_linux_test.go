@@ -1,10 +1,10 @@
 package nethttp
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"testing"
 	"time"
@@ -90,12 +90,7 @@ func goServer(t *testing.T, certs *harness.Certs, protocols *http.Protocols) ser
 			srv.TLSConfig = certs.Server.Clone()
 			serve = func() error { return srv.ServeTLS(ln, "", "") }
 		}
-		ended := make(chan error, 1)
-		go func() { ended <- serve() }()
-		return func() {
-			srv.Close()
-			<-ended
-		}
+		return harness.Serving(serve, func() { srv.Close() })
 	})
 }
 
@@ -185,18 +180,11 @@ func TestHTTP2FindsASilentServerByItsOwnPing(t *testing.T) {
 
 func TestTheSocketHasTheOptionsOfTheTransportsOwnDialer(t *testing.T) {
 	each(t, func(t *testing.T, s *setup) {
-		own := &net.Dialer{KeepAlive: 47 * time.Second, Control: harness.UserTimeout(12 * time.Second)}
+		own, want := harness.NetDialer()
 		s.base.DialContext = own.DialContext
-		var conn net.Conn
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { conn = i.Conn }})
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
-		require.NoError(t, err)
-		resp, err := s.client().Do(req)
-		require.NoError(t, err)
-		defer resp.Body.Close()
-		got := harness.Options(t, conn)
-		require.Equal(t, 12_000, got.UserTimeout)
-		require.Equal(t, 47, got.Idle)
+		s.get(s.client())
+		require.Len(t, s.rig.Conns("web"), 1)
+		require.Equal(t, want, s.path.Links()[0].Options(t))
 		s.rig.Silent(t)
 	})
 }
@@ -215,28 +203,18 @@ func TestTheTransportsOwnTimeoutsHold(t *testing.T) {
 	})
 }
 
-// The server reads a close_notify before the FIN, as without tcpstate.
 func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
-	certs := harness.NewCerts(t)
-	var ends *harness.Ends
-	srv := harness.NewProgram(t, func(ln net.Listener) func() {
-		ends = harness.NewEnds(ln, certs.Server)
-		srv := &http.Server{}
-		ended := make(chan error, 1)
-		go func() { ended <- srv.Serve(ends) }()
-		return func() {
-			srv.Close()
-			<-ended
+	each(t, func(t *testing.T, s *setup) {
+		if s.base.TLSClientConfig == nil {
+			return
 		}
+		s.base.TLSClientConfig.MaxVersion = tls.VersionTLS12
+		client := s.client()
+		s.get(client)
+		client.CloseIdleConnections()
+		s.path.Announced(t)
+		s.rig.Silent(t)
 	})
-	rig := harness.New(t)
-	client := New(rig.Dialer("web"), &http.Transport{TLSClientConfig: certs.Client})
-	resp, err := client.Get("https://" + srv.Addr())
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	client.CloseIdleConnections()
-	ends.Announced(t, 1)
-	rig.Silent(t)
 }
 
 // After the answer "101 Switching Protocols" a client may end its direction
@@ -257,12 +235,7 @@ func TestAnUpgradedConnectionCanBeClosedOneWay(t *testing.T) {
 				_, _ = c.Write(said) // the client will miss it
 			}
 		})}
-		ended := make(chan error, 1)
-		go func() { ended <- srv.Serve(ln) }()
-		return func() {
-			srv.Close()
-			<-ended
-		}
+		return harness.Serving(func() error { return srv.Serve(ln) }, func() { srv.Close() })
 	})
 	rig := harness.New(t)
 	client := New(rig.Dialer("web"), &http.Transport{})
