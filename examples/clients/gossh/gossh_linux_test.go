@@ -45,7 +45,7 @@ func newSetup(t *testing.T, options ...string) *setup {
 			HostKeyCallback: ssh.InsecureIgnoreHostKey(), // made a moment ago by the test
 		},
 	}
-	require.NoError(t, s.rig.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, Hide) }))
+	s.rig.Hide(t, Hide)
 	s.path = harness.NewPath(t, s.srv.Addr())
 	return s
 }
@@ -115,14 +115,7 @@ func TestAForwardedConnectionThatNobodyClosesIsFound(t *testing.T) {
 	s := newSetup(t)
 	c := s.dial(t)
 	remote := quiet(t)
-	cfg := listener.Config{Tracker: s.rig.Tracker, Name: "forward"}
-	ln, err := cfg.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	users, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	local, err := ln.Accept()
-	require.NoError(t, err)
+	users, local := s.forwarded(t)
 	defer local.Close()
 	upstream, err := c.Dial("tcp", remote)
 	require.NoError(t, err)
@@ -146,15 +139,7 @@ func TestAForwardThatPassesEndsOnIsSilent(t *testing.T) {
 	s := newSetup(t)
 	c := s.dial(t)
 	echo := echoServer(t)
-	cfg := listener.Config{Tracker: s.rig.Tracker, Name: "forward"}
-	ln, err := cfg.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	users, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	defer users.Close()
-	local, err := ln.Accept()
-	require.NoError(t, err)
+	users, local := s.forwarded(t)
 	upstream, err := c.Dial("tcp", echo)
 	require.NoError(t, err)
 	back := make(chan error, 1)
@@ -178,6 +163,21 @@ func TestAForwardThatPassesEndsOnIsSilent(t *testing.T) {
 	require.Equal(t, "hello\n", run(t, c, "echo hello"))
 	s.rig.WaitGone(t, "forward")
 	s.rig.Silent(t)
+}
+
+// forwarded returns both ends of a connection to a forward's listener.
+func (s *setup) forwarded(t *testing.T) (users, local net.Conn) {
+	t.Helper()
+	cfg := listener.Config{Tracker: s.rig.Tracker, Name: "forward"}
+	ln, err := cfg.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	users, err = net.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { users.Close() })
+	local, err = ln.Accept()
+	require.NoError(t, err)
+	return users, local
 }
 
 // quiet returns the address of a server that reads and says nothing until the
@@ -249,6 +249,26 @@ func TestTheServersKeepaliveIsAnswered(t *testing.T) {
 	c := s.dial(t)
 	require.Equal(t, "done\n", run(t, c, "sleep 4; echo done"))
 	s.rig.Silent(t)
+}
+
+func TestTheSocketHasTheOptionsOfTheDialer(t *testing.T) {
+	s := newSetup(t)
+	d := s.rig.Dialer("bastion")
+	own, want := harness.NetDialer()
+	d.NetDialer = own
+	c, err := Dial(t.Context(), d, s.path.Addr(), s.config)
+	require.NoError(t, err)
+	defer c.Close()
+	require.Equal(t, want, s.path.Links()[0].Options(t))
+}
+
+// The library ends one direction of a channel, see the forward above, and never
+// one of the connection below. It could.
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	rig := harness.New(t)
+	harness.ClosesOneWay(t, nil, func(addr string) (net.Conn, error) {
+		return rig.Dialer("bastion").DialContext(t.Context(), "tcp", addr)
+	})
 }
 
 func TestTheTimeoutOfTheDialHolds(t *testing.T) {
