@@ -73,23 +73,25 @@ func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 			subscribed <- c.Subscribe("temperature", 1, func(_ mqtt.Client, m mqtt.Message) { got <- m })
 		})
 		c := s.connect(opts)
-		use := func() {
+		// As of version 1.5.1 paho has a data race when a message to be acknowledged
+		// is published while it comes back: it sends again what it is sending.
+		use := func(qos byte) {
 			done(t, <-subscribed)
 			for range 100 {
-				done(t, c.Publish("temperature", 1, false, make([]byte, 1000)))
+				done(t, c.Publish("temperature", qos, false, make([]byte, 1000)))
 			}
 			for range 100 {
 				<-got
 			}
 		}
 
-		use()
+		use(1)
 		s.rig.Rest(t, time.Minute)
 		s.srv.Restart(t)
-		use()
+		use(0)
 		s.rig.Rest(t, time.Minute)
 		s.path.Reset()
-		use()
+		use(0)
 		s.rig.Silent(t)
 		c.Disconnect(1000)
 		s.rig.WaitGone(t, "sensors")
@@ -160,7 +162,7 @@ func TestTheClientsPingsReplaceADeadConnection(t *testing.T) {
 			l.Heal()
 		}
 		harness.WaitUntil(t, "another connection", c.IsConnectionOpen)
-		done(t, c.Publish("temperature", 1, false, "alive"))
+		done(t, c.Publish("temperature", 0, false, "alive"))
 		require.Equal(t, 2, s.path.Made())
 		c.Disconnect(1000)
 		s.rig.Silent(t)
