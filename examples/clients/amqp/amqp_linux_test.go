@@ -201,14 +201,18 @@ func silentAcrossARestart(t *testing.T, s *setup) {
 		s.rig.Rest(t, time.Minute)
 		require.NoError(t, ch.Close())
 		s.rig.Rest(t, time.Minute)
+		require.NoError(t, c.Close())
 	}
 	ended := s.dial(amqp.Config{}).NotifyClose(make(chan *amqp.Error, 1))
 	use()
 	s.srv.Restart(t)
 	require.NotNil(t, <-ended)
 	use()
+	ended = s.dial(amqp.Config{}).NotifyClose(make(chan *amqp.Error, 1))
 	s.path.Reset()
+	require.NotNil(t, <-ended)
 	use()
+	s.rig.WaitGone(t, "orders")
 	s.rig.Silent(t)
 }
 

@@ -245,9 +245,9 @@ func TestAKeepaliveRequestFindsASilentServer(t *testing.T) {
 // sshd asks as well, and ends those that do not answer: the client answers
 // while its program does nothing.
 func TestTheServersKeepaliveIsAnswered(t *testing.T) {
-	s := newSetup(t, "ClientAliveInterval 1", "ClientAliveCountMax 1")
+	s := newSetup(t, "ClientAliveInterval 1", "ClientAliveCountMax 3")
 	c := s.dial(t)
-	require.Equal(t, "done\n", run(t, c, "sleep 4; echo done"))
+	require.Equal(t, "done\n", run(t, c, "sleep 6; echo done")) // without an answer it ends after four
 	s.rig.Silent(t)
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -87,6 +88,7 @@ func ClosesOneWay(t testing.TB, certs *Certs, dial func(addr string) (net.Conn, 
 	c, err := dial(srv.Addr())
 	require.NoError(t, err)
 	defer c.Close()
+	require.NoError(t, c.SetDeadline(time.Now().Add(deadline)))
 	if _, ok := c.(*tls.Conn); certs != nil && !ok {
 		config := certs.Client.Clone()
 		config.ServerName = "localhost"

@@ -135,14 +135,25 @@ func (r *Rig) atRest() bool {
 	return true
 }
 
-// WaitGone waits until no connection called name is open. That one is closed
+// WaitGone waits until no connection called name is open, of which there must
+// have been one: else the tracker knows nothing of the client. That one is closed
 // which is not wrapped is noticed by the tracker as the clock moves.
 func (r *Rig) WaitGone(t testing.TB, name string) {
 	t.Helper()
+	require.True(t, r.had(name), "no connection was ever called %q", name)
 	WaitUntil(t, "the connections to be closed", func() bool {
 		r.Clock.Advance(time.Second)
 		return len(r.Conns(name)) == 0
 	})
+}
+
+func (r *Rig) had(name string) bool {
+	for s := range r.Tracker.Series() {
+		if s.Name == name && s.Opened > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // WaitCollected waits until the garbage collector has found that nobody refers
