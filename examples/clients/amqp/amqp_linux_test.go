@@ -110,7 +110,7 @@ func publisherWithoutHeartbeats(t *testing.T, s *setup) {
 	require.NoError(t, ch.PublishWithContext(t.Context(), "", queue, false, false, amqp.Publishing{Body: []byte("lost")}))
 	s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "orders", "dial", "publisher")
 	require.False(t, c.IsClosed())
-	s.path.Heal()
+	s.path.Heal(t)
 	require.NoError(t, c.Close())
 }
 
@@ -146,11 +146,9 @@ func heartbeatsEndADeadConnection(t *testing.T, s *setup) {
 	c := s.dial(cfg)
 	ch, queue := s.queue(c)
 	s.path.Deafen(t)
-	links := s.path.Links()
-	harness.WaitUntil(t, "another connection", func() bool { return s.path.Made() == 2 })
-	for _, l := range links {
-		l.Heal()
-	}
+	made := s.path.Made()
+	harness.WaitUntil(t, "another connection", func() bool { return s.path.Made() > made })
+	s.path.Heal(t)
 	harness.WaitUntil(t, "the recovery", func() bool { return !c.IsClosed() && !ch.IsClosed() })
 	harness.WaitUntil(t, "the queue", func() bool {
 		return ch.PublishWithContext(t.Context(), "", queue, false, false, amqp.Publishing{}) == nil

@@ -151,7 +151,7 @@ func TestACallOverADeadPathIsFoundWhereKeepaliveIsMissing(t *testing.T) {
 		s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "config", "", "")
 		cancel()
 		require.Error(t, <-ended)
-		s.path.Heal()
+		s.path.Heal(t)
 	})
 }
 

@@ -167,7 +167,8 @@ func TestAHandlerThatWaitsIsFoundWhenItsClientLeaves(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		Watch(s.rig.Dialer("web"), s.client)
 		defer close(s.wait)
-		err := s.client.DoTimeout(request(s.url+"/wait"), new(fasthttp.Response), 50*time.Millisecond)
+		s.get("/") // the handshake takes its time
+		err := s.client.DoTimeout(request(s.url+"/wait"), new(fasthttp.Response), 500*time.Millisecond)
 		require.ErrorIs(t, err, fasthttp.ErrTimeout)
 		s.rig.WaitGone(t, "web")
 		s.served.Finds(t, tcpstate.KindCloseWaitNotReading, "api", "", "")
@@ -207,8 +208,8 @@ func TestTheClientsOwnDialAndItsOptionsAreKept(t *testing.T) {
 
 func TestTheClientsOwnTimeoutsHold(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		s.client.ReadTimeout = 50 * time.Millisecond
-		s.client.WriteTimeout = 50 * time.Millisecond // of the handshake, too
+		s.client.ReadTimeout = 200 * time.Millisecond
+		s.client.WriteTimeout = 200 * time.Millisecond // of the handshake, too
 		Watch(s.rig.Dialer("web"), s.client)
 		s.path.Stall()
 		var want error = fasthttp.ErrTimeout

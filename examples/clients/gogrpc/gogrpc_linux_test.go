@@ -155,7 +155,7 @@ func TestACallOverADeadPathIsFoundWhereKeepaliveIsMissing(t *testing.T) {
 		s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "ledger", "", "")
 		cancel()
 		require.Error(t, <-ended)
-		s.path.Heal()
+		s.path.Heal(t)
 	})
 }
 

@@ -264,17 +264,12 @@ func TestTheClientsProxyIsUsed(t *testing.T) {
 	both(t, echo, func(t *testing.T, s *setup) {
 		var asked atomic.Int32
 		proxy := harness.NewProgram(t, func(ln net.Listener) func() {
-			go func() {
-				for {
-					c, err := ln.Accept()
-					if err != nil {
-						return
-					}
+			return harness.Serving(func() error {
+				return harness.Accept(ln, func(c net.Conn) {
 					asked.Add(1)
-					go connect(c)
-				}
-			}()
-			return func() { ln.Close() }
+					connect(c)
+				})
+			}, func() { ln.Close() })
 		})
 		s.base.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: proxy.Addr()})
 		c := s.dial()
@@ -289,7 +284,6 @@ func TestTheClientsProxyIsUsed(t *testing.T) {
 
 // connect is an HTTP proxy for one CONNECT request.
 func connect(client net.Conn) {
-	defer client.Close()
 	req, err := http.ReadRequest(bufio.NewReader(client))
 	if err != nil || req.Method != http.MethodConnect {
 		return

@@ -200,19 +200,7 @@ func echoServer(t *testing.T) string {
 
 func serve(t *testing.T, handle func(net.Conn)) string {
 	return harness.NewProgram(t, func(ln net.Listener) func() {
-		go func() {
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					handle(c)
-				}()
-			}
-		}()
-		return func() { ln.Close() }
+		return harness.Serving(func() error { return harness.Accept(ln, handle) }, func() { ln.Close() })
 	}).Addr()
 }
 

@@ -171,7 +171,7 @@ func TestAPublisherWhoseServerVanishedIsFound(t *testing.T) {
 		require.NoError(t, nc.Publish("orders", []byte("lost")))
 		s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "events", "dial", "publisher")
 		require.True(t, nc.IsConnected())
-		s.path.Heal()
+		s.path.Heal(t)
 	})
 }
 
@@ -184,7 +184,7 @@ func TestAServerThatHangsIsFoundByTheDeclaredPing(t *testing.T) {
 		opts := s.options()
 		opts.PingInterval, opts.MaxPingsOut = 20*time.Millisecond, 1_000_000
 		d := s.rig.Dialer("events")
-		d.Expect.Heartbeat = 50 * opts.PingInterval * pace // the test may be slow
+		d.Expect.Heartbeat = 100 * opts.PingInterval * pace // the test may be slow
 		Watch(d, &opts)
 		nc, err := opts.Connect() // leak: subscriber
 		require.NoError(t, err)
@@ -204,15 +204,19 @@ func TestTheClientsPingsReplaceADeadConnection(t *testing.T) {
 		opts := s.options()
 		opts.PingInterval, opts.MaxPingsOut = 100*time.Millisecond, 2
 		lost := make(chan error, 1)
-		opts.DisconnectedErrCB = func(_ *nats.Conn, err error) { lost <- err }
+		opts.DisconnectedErrCB = func(_ *nats.Conn, err error) {
+			select {
+			case lost <- err:
+			default: // once more, on a slow machine
+			}
+		}
 		nc := s.connect(opts)
 		require.NoError(t, nc.Flush())
 		s.path.Deafen(t)
 		require.ErrorIs(t, <-lost, nats.ErrStaleConnection)
-		s.path.Heal()
-		harness.WaitUntil(t, "another connection", nc.IsConnected)
-		require.NoError(t, nc.Flush())
-		require.Equal(t, 2, s.path.Made())
+		s.path.Heal(t)
+		harness.WaitUntil(t, "another connection", func() bool { return nc.Flush() == nil })
+		require.Greater(t, s.path.Made(), 1)
 		s.rig.Silent(t)
 		harness.Kept(t)
 	})

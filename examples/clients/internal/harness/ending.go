@@ -21,7 +21,8 @@ func (p *Path) TLSAfter(n int) {
 // Ends returns how clients have ended their TLS connections, oldest first: true
 // where the last that one sent was an alert, such as close_notify. It is for
 // clients with certificates of TLS12. A connection over which a client has sent
-// no data is none of them: its handshake may have been given up.
+// no data is none of them, since its handshake may have been given up; nor is one
+// that the server has ended first, unless the client had sent the alert by then.
 func (p *Path) Ends() []bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -83,7 +84,7 @@ func ClosesOneWay(t testing.TB, certs *Certs, dial func(addr string) (net.Conn, 
 		if certs != nil {
 			ln = tls.NewListener(ln, certs.Server)
 		}
-		return Serving(func() error { return answer(ln) }, func() { ln.Close() })
+		return Serving(func() error { return Accept(ln, answer) }, func() { ln.Close() })
 	})
 	c, err := dial(srv.Addr())
 	require.NoError(t, err)
@@ -102,17 +103,9 @@ func ClosesOneWay(t testing.TB, certs *Certs, dial func(addr string) (net.Conn, 
 	require.Equal(t, "you asked: why?", string(got))
 }
 
-// answer answers each client of ln when it has heard all of the question.
-func answer(ln net.Listener) error {
-	for {
-		c, err := ln.Accept()
-		if err != nil {
-			return err
-		}
-		question, err := io.ReadAll(c)
-		if err == nil {
-			_, _ = io.WriteString(c, "you asked: "+string(question)) // or the client has left
-		}
-		c.Close()
+// answer answers when it has heard all of the question.
+func answer(c net.Conn) {
+	if question, err := io.ReadAll(c); err == nil {
+		_, _ = io.WriteString(c, "you asked: "+string(question)) // or the client has left
 	}
 }

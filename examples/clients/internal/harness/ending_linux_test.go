@@ -3,6 +3,7 @@ package harness
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -15,19 +16,7 @@ func TestAPathTellsWhetherAnEndWasAnnounced(t *testing.T) {
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", certs.Server)
 	require.NoError(t, err)
 	defer ln.Close()
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				for b := make([]byte, 1); err == nil; _, err = c.Read(b) {
-				}
-			}()
-		}
-	}()
+	go Accept(ln, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	for what, tc := range map[string]struct {
 		said int // bytes
 		end  func(*tls.Conn) error

@@ -69,18 +69,7 @@ func TestAPathPassesBytesAndEndsOn(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer ln.Close()
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				io.Copy(c, c)
-			}()
-		}
-	}()
+	go Accept(ln, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	dial := func(p *Path) *net.TCPConn {
 		c, err := net.Dial("tcp", p.Addr())
 		require.NoError(t, err)

@@ -67,3 +67,18 @@ func Serving(serve func() error, end func()) (stop func()) {
 		<-ended
 	}
 }
+
+// Accept lets handle have each connection of ln, and closes it afterwards. It
+// returns when ln is closed.
+func Accept(ln net.Listener, handle func(net.Conn)) error {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			handle(c)
+		}()
+	}
+}

@@ -48,6 +48,16 @@ func NetDialer() (*net.Dialer, SocketOptions) {
 // process has, whoever holds it there.
 func (l *Link) Options(t testing.TB) SocketOptions {
 	t.Helper()
+	fd, open := l.socket(t)
+	require.True(t, open, "no socket of this process is the client of %v", l.Client())
+	defer unix.Close(fd)
+	return options(t, fd)
+}
+
+// socket returns a duplicate of the client's socket, if the client has not closed
+// it.
+func (l *Link) socket(t testing.TB) (fd int, open bool) {
+	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
 	require.NoError(t, err)
 	for _, entry := range fds {
@@ -56,17 +66,16 @@ func (l *Link) Options(t testing.TB) SocketOptions {
 		if !l.isClient(fd) {
 			continue
 		}
-		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) // the number may be another's any moment
+		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			continue
 		}
-		defer unix.Close(fd)
-		if l.isClient(fd) {
-			return options(t, fd)
+		if l.isClient(fd) { // still: the number may be another's any moment
+			return fd, true
 		}
+		unix.Close(fd)
 	}
-	t.Fatalf("no socket of this process is the client of %v", l.Client())
-	panic("unreachable")
+	return -1, false
 }
 
 // isClient reports whether fd is the client's end of the connection.
