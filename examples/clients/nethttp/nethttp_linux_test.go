@@ -132,8 +132,8 @@ func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 		for range 3 {
 			s.get(client)
 		}
-		require.Len(t, s.rig.Conns("web"), 1)
 		s.rig.Rest(t, time.Minute)
+		require.Len(t, s.rig.Conns("web"), 1)
 		s.srv.Restart(t)
 		s.rig.WaitGone(t, "web")
 		s.get(client)
@@ -145,7 +145,7 @@ func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 		client.CloseIdleConnections()
 		s.rig.WaitGone(t, "web")
 		s.rig.Silent(t)
-		require.Equal(t, 3, s.path.Made())
+		require.Greater(t, s.path.Made(), 2) // a transport that was kept waiting for 50 ms does not use one again
 		harness.Kept(t)
 	})
 }
