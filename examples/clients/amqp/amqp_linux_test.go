@@ -1,7 +1,7 @@
 package amqp
 
 import (
-	"crypto/tls"
+	"context"
 	"net"
 	"sync"
 	"testing"
@@ -19,11 +19,11 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 // setup is a server with a client's way to it.
 type setup struct {
-	t    *testing.T
-	srv  *harness.Server
-	path *harness.Path
-	rig  *harness.Rig
-	tls  *tls.Config // nil: plain
+	t     *testing.T
+	srv   *harness.Server
+	path  *harness.Path
+	rig   *harness.Rig
+	certs *harness.Certs // nil: plain
 }
 
 // dial returns a connection that is closed when the test ends.
@@ -35,15 +35,15 @@ func (s *setup) dial(cfg amqp.Config) *amqp.Connection {
 }
 
 func (s *setup) url() string {
-	if s.tls != nil {
+	if s.certs != nil {
 		return "amqps://guest:guest@" + s.path.Addr()
 	}
 	return "amqp://guest:guest@" + s.path.Addr()
 }
 
 func (s *setup) config(cfg amqp.Config) amqp.Config {
-	if s.tls != nil {
-		cfg.TLSClientConfig = s.tls.Clone()
+	if s.certs != nil {
+		cfg.TLSClientConfig = s.certs.Client.Clone()
 	}
 	return cfg
 }
@@ -59,29 +59,22 @@ func (s *setup) queue(c *amqp.Connection) (*amqp.Channel, string) {
 
 // TestRabbitMQ runs its tests, by what they are, against two brokers.
 func TestRabbitMQ(t *testing.T) {
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			srv := harness.RabbitMQ(t, c)
-			run := func(name string, f func(t *testing.T, s *setup)) {
-				t.Run(name, func(t *testing.T) {
-					s := &setup{t: t, srv: srv, rig: harness.New(t), path: harness.NewPath(t, srv.Addr())}
-					if c != nil {
-						s.tls = c.Client
-					}
-					f(t, s)
-				})
-			}
-			run("confirmations that nobody takes are found", confirmationsThatNobodyTakes)
-			run("a publisher without heartbeats whose broker vanished is found", publisherWithoutHeartbeats)
-			run("a publisher whose broker takes nothing is found", brokerThatTakesNothing)
-			run("heartbeats end a dead connection", heartbeatsEndADeadConnection)
-			run("the socket has the options of the client's dialer", optionsOfTheClientsDialer)
-			run("the end of a TLS connection is announced", endIsAnnounced)
-			run("a program without a leak is silent across a restart", silentAcrossARestart)
-		})
-	}
+	harness.Both(t, func(t *testing.T, certs *harness.Certs) {
+		srv := harness.RabbitMQ(t, certs)
+		run := func(name string, f func(t *testing.T, s *setup)) {
+			t.Run(name, func(t *testing.T) {
+				f(t, &setup{t: t, srv: srv, rig: harness.New(t), path: harness.NewPath(t, srv.Addr()), certs: certs})
+			})
+		}
+		run("confirmations that nobody takes are found", confirmationsThatNobodyTakes)
+		run("a publisher without heartbeats whose broker vanished is found", publisherWithoutHeartbeats)
+		run("a publisher whose broker takes nothing is found", brokerThatTakesNothing)
+		run("heartbeats end a dead connection", heartbeatsEndADeadConnection)
+		run("the socket has the options of the client's dialer", optionsOfTheClientsDialer)
+		run("the end of a TLS connection is announced", endIsAnnounced)
+		run("a connection can be closed one way", closedOneWay)
+		run("a program without a leak is silent across a restart", silentAcrossARestart)
+	})
 }
 
 // The documentation asks to take from each channel that is given to a Notify
@@ -117,7 +110,7 @@ func publisherWithoutHeartbeats(t *testing.T, s *setup) {
 	require.NoError(t, ch.PublishWithContext(t.Context(), "", queue, false, false, amqp.Publishing{Body: []byte("lost")}))
 	s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "orders", "dial", "publisher")
 	require.False(t, c.IsClosed())
-	s.path.Heal()
+	s.path.Heal(t)
 	require.NoError(t, c.Close())
 }
 
@@ -153,11 +146,9 @@ func heartbeatsEndADeadConnection(t *testing.T, s *setup) {
 	c := s.dial(cfg)
 	ch, queue := s.queue(c)
 	s.path.Deafen(t)
-	links := s.path.Links()
-	harness.WaitUntil(t, "another connection", func() bool { return s.path.Made() == 2 })
-	for _, l := range links {
-		l.Heal()
-	}
+	made := s.path.Made()
+	harness.WaitUntil(t, "another connection", func() bool { return s.path.Made() > made })
+	s.path.Heal(t)
 	harness.WaitUntil(t, "the recovery", func() bool { return !c.IsClosed() && !ch.IsClosed() })
 	harness.WaitUntil(t, "the queue", func() bool {
 		return ch.PublishWithContext(t.Context(), "", queue, false, false, amqp.Publishing{}) == nil
@@ -167,33 +158,29 @@ func heartbeatsEndADeadConnection(t *testing.T, s *setup) {
 }
 
 func optionsOfTheClientsDialer(t *testing.T, s *setup) {
-	own := &net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 42 * time.Second, Interval: 7 * time.Second, Count: 5},
-		Control:         harness.UserTimeout(33 * time.Second),
-	}
-	var dialed []net.Conn
-	c := s.dial(amqp.Config{Dial: func(network, addr string) (net.Conn, error) {
-		c, err := own.Dial(network, addr)
-		dialed = append(dialed, c)
-		return c, err
-	}})
+	own, want := harness.NetDialer()
+	c := s.dial(amqp.Config{Dial: own.Dial})
 	require.Len(t, s.rig.Conns("orders"), 1)
-	want := harness.SocketOptions{KeepAlive: 1, Idle: 42, Interval: 7, Count: 5, UserTimeout: 33000, NoDelay: 1}
-	require.Equal(t, want, harness.Options(t, dialed[0]))
+	require.Equal(t, want, s.path.Links()[0].Options(t))
 	require.NoError(t, c.Close())
 }
 
 func endIsAnnounced(t *testing.T, s *setup) {
-	if s.tls == nil {
+	if s.certs == nil {
 		return
 	}
-	end := harness.NewEnding(t, s.srv.Addr())
-	cfg := s.config(amqp.Config{})
-	cfg.TLSClientConfig.MaxVersion = tls.VersionTLS12
-	c, err := Dial(s.rig.Dialer("orders"), "amqps://guest:guest@"+end.Addr(), cfg)
-	require.NoError(t, err)
-	require.NoError(t, c.Close())
-	require.True(t, end.Announced(t))
+	s.certs = s.certs.TLS12()
+	require.NoError(t, s.dial(amqp.Config{}).Close())
+	s.path.Announced(t)
+	s.rig.Silent(t)
+}
+
+// Dial hands what it dials to amqp091-go only.
+func closedOneWay(t *testing.T, s *setup) {
+	dial := s.rig.Dialer("orders").Wrap(func(_ context.Context, network, addr string) (net.Conn, error) {
+		return amqp.DefaultDial(time.Minute)(network, addr)
+	})
+	harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) { return dial(t.Context(), "tcp", addr) })
 }
 
 func silentAcrossARestart(t *testing.T, s *setup) {
@@ -212,14 +199,18 @@ func silentAcrossARestart(t *testing.T, s *setup) {
 		s.rig.Rest(t, time.Minute)
 		require.NoError(t, ch.Close())
 		s.rig.Rest(t, time.Minute)
+		require.NoError(t, c.Close())
 	}
 	ended := s.dial(amqp.Config{}).NotifyClose(make(chan *amqp.Error, 1))
 	use()
 	s.srv.Restart(t)
 	require.NotNil(t, <-ended)
 	use()
+	ended = s.dial(amqp.Config{}).NotifyClose(make(chan *amqp.Error, 1))
 	s.path.Reset()
+	require.NotNil(t, <-ended)
 	use()
+	s.rig.WaitGone(t, "orders")
 	s.rig.Silent(t)
 }
 

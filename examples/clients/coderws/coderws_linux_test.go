@@ -31,47 +31,42 @@ type setup struct {
 	client *http.Client
 }
 
-// both runs f over plain TCP and over TLS, with a server that lets handle have
-// each websocket.
+// both runs f with a server that lets handle have each websocket.
 func both(t *testing.T, handle func(ctx context.Context, c *websocket.Conn), f func(t *testing.T, s *setup)) {
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, rig: harness.New(t), served: harness.New(t), base: &http.Transport{}, url: "ws://"}
-			mux := http.NewServeMux()
-			mux.HandleFunc("GET /feed", func(w http.ResponseWriter, r *http.Request) {
-				conn, err := websocket.Accept(w, r, nil)
-				if err != nil {
-					return // the client has been told
-				}
-				defer conn.CloseNow()
-				handle(r.Context(), conn)
-			})
-			s.srv = harness.NewProgram(t, func(ln net.Listener) func() {
-				ctx, cancel := context.WithCancel(context.Background())
-				srv := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
-				if c != nil {
-					srv.TLSConfig = c.Server.Clone()
-				}
-				ended := make(chan error, 1)
-				go func() { ended <- Serve(srv, &listener.Config{Tracker: s.served.Tracker, Name: "sockets"}, ln) }()
-				return func() {
-					cancel() // websockets are hijacked: the server no longer knows them
-					srv.Close()
-					<-ended
-				}
-			})
-			s.path = harness.NewPath(t, s.srv.Addr())
-			if c != nil {
-				s.url, s.base.TLSClientConfig = "wss://", c.Client.Clone()
-			}
-			s.url += s.path.Addr() + "/feed"
-			s.client = NewClient(s.rig.Dialer("feed"), s.base)
-			t.Cleanup(s.client.CloseIdleConnections)
-			f(t, s)
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c, handle)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs, handle func(ctx context.Context, c *websocket.Conn)) *setup {
+	s := &setup{t: t, rig: harness.New(t), served: harness.New(t), base: &http.Transport{}, url: "ws://"}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /feed", func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return // the client has been told
+		}
+		defer conn.CloseNow()
+		handle(r.Context(), conn)
+	})
+	s.srv = harness.NewProgram(t, func(ln net.Listener) func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		srv := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
+		if certs != nil {
+			srv.TLSConfig = certs.Server.Clone()
+		}
+		cfg := &listener.Config{Tracker: s.served.Tracker, Name: "sockets"}
+		return harness.Serving(func() error { return Serve(srv, cfg, ln) }, func() {
+			cancel() // websockets are hijacked: the server no longer knows them
+			srv.Close()
 		})
+	})
+	s.path = harness.NewPath(t, s.srv.Addr())
+	if certs != nil {
+		s.url, s.base.TLSClientConfig = "wss://", certs.Client.Clone()
 	}
+	s.url += s.path.Addr() + "/feed"
+	s.client = NewClient(s.rig.Dialer("feed"), s.base)
+	t.Cleanup(s.client.CloseIdleConnections)
+	return s
 }
 
 // silent fails the test if either end has ever reported anything.
@@ -220,14 +215,13 @@ func TestAPingFindsASilentServer(t *testing.T) {
 
 func TestTheSocketHasTheOptionsOfTheTransportsOwnDialer(t *testing.T) {
 	both(t, echo, func(t *testing.T, s *setup) {
-		var tap harness.Tap
-		s.base.DialContext = tap.Dial((&net.Dialer{KeepAlive: 47 * time.Second, Control: harness.UserTimeout(12 * time.Second)}).DialContext)
+		own, want := harness.NetDialer()
+		s.base.DialContext = own.DialContext
 		c, err := Dial(t.Context(), s.client, s.url)
 		require.NoError(t, err)
 		defer c.CloseNow()
-		got := harness.Options(t, tap.Conns()[0])
-		require.Equal(t, 12_000, got.UserTimeout)
-		require.Equal(t, 47, got.Idle)
+		require.Len(t, s.rig.Conns("feed"), 1)
+		require.Equal(t, want, s.path.Links()[0].Options(t))
 	})
 }
 
@@ -249,4 +243,20 @@ func TestTheCloseHandshakeGoesThrough(t *testing.T) {
 		s.served.WaitGone(t, "sockets")
 		s.silent()
 	})
+}
+
+// So does TLS: of whichever way to close.
+func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
+	s := newSetup(t, harness.NewCerts(t).TLS12(), echo)
+	for _, end := range []func(c *websocket.Conn) error{
+		(*websocket.Conn).CloseNow,
+		func(c *websocket.Conn) error { return c.Close(websocket.StatusNormalClosure, "") },
+	} {
+		c, err := Dial(t.Context(), s.client, s.url)
+		require.NoError(t, err)
+		talk(t, c)
+		require.NoError(t, end(c))
+		s.path.Announced(t)
+	}
+	s.silent()
 }

@@ -24,32 +24,29 @@ type setup struct {
 	t      *testing.T
 	broker *kafka.Broker
 	rig    *harness.Rig
-	tls    *tls.Config // nil: plain
+	certs  *harness.Certs // nil: plain
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, broker: kafka.New(t, c), rig: harness.New(t)}
-			if c != nil {
-				s.tls = c.Client
-			}
-			f(t, s)
-		})
-	}
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	return &setup{t: t, broker: kafka.New(t, certs), rig: harness.New(t), certs: certs}
 }
 
 // client returns a client of d that is closed when the test ends.
 func (s *setup) client(d *dialer.Dialer, opts ...kgo.Opt) *kgo.Client {
 	opts = append([]kgo.Opt{
-		kgo.SeedBrokers(s.broker.Via), kgo.DefaultProduceTopic(kafka.Topic), kgo.DisableClientMetrics(),
+		kgo.SeedBrokers(s.broker.Path.Addr()), kgo.DefaultProduceTopic(kafka.Topic), kgo.DisableClientMetrics(),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }),
 		kgo.MetadataMinAge(10 * time.Millisecond),
 	}, opts...)
-	c, err := New(d, s.rig.Tracker, s.tls, opts...)
+	var config *tls.Config
+	if s.certs != nil {
+		config = s.certs.Client
+	}
+	c, err := New(d, s.rig.Tracker, config, opts...)
 	require.NoError(s.t, err)
 	s.t.Cleanup(c.Close)
 	return c
@@ -120,7 +117,7 @@ func TestAProducerWhoseBrokerVanishedIsFound(t *testing.T) {
 		produced := make(chan error, 1)
 		c.Produce(t.Context(), message(), func(_ *kgo.Record, err error) { produced <- err })
 		s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "broker", "", "")
-		s.broker.Path.Heal()
+		s.broker.Path.Heal(t)
 		require.NoError(t, <-produced)
 	})
 }
@@ -132,7 +129,7 @@ func TestABrokerThatHangsIsFoundWithinADeclaredSilence(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		s.rig.Clock.Pace(20)
 		d := s.rig.Dialer("broker")
-		d.Expect.Silence = 20 * time.Second // a real one
+		d.Expect.Silence = time.Minute // three real seconds
 		c := s.client(d)
 		require.NoError(t, c.ProduceSync(t.Context(), message()).FirstErr())
 		s.rig.Silent(t)
@@ -152,11 +149,8 @@ func TestTheClientEndsDeadAndIdleConnections(t *testing.T) {
 			kgo.ConnIdleTimeout(100*time.Millisecond))
 		require.NoError(t, c.ProduceSync(t.Context(), message()).FirstErr())
 		s.broker.Path.Deafen(t)
-		dead := s.broker.Path.Links()
 		require.NoError(t, c.ProduceSync(t.Context(), message()).FirstErr())
-		for _, l := range dead {
-			l.Heal()
-		}
+		s.broker.Path.Heal(t)
 		harness.WaitUntil(t, "idle connections to be closed", func() bool { return len(s.rig.Conns("broker")) == 0 })
 		s.rig.Silent(t)
 		harness.Kept(t)
@@ -166,23 +160,11 @@ func TestTheClientEndsDeadAndIdleConnections(t *testing.T) {
 func TestTheSocketHasTheOptionsOfTheClientsDialer(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		d := s.rig.Dialer("broker")
-		d.NetDialer = &net.Dialer{
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 42 * time.Second, Interval: 7 * time.Second, Count: 5},
-			Control:         harness.UserTimeout(33 * time.Second),
-		}
-		dialed := make(connects, 10)
-		require.NoError(t, s.client(d, kgo.WithHooks(dialed)).Ping(t.Context()))
-		want := harness.SocketOptions{KeepAlive: 1, Idle: 42, Interval: 7, Count: 5, UserTimeout: 33000, NoDelay: 1}
-		require.Equal(t, want, harness.Options(t, <-dialed))
+		own, want := harness.NetDialer()
+		d.NetDialer = own
+		require.NoError(t, s.client(d).Ping(t.Context()))
+		require.Equal(t, want, s.broker.Path.Links()[0].Options(t))
 	})
-}
-
-// connects is a hook that takes what is dialed.
-type connects chan net.Conn
-
-// OnBrokerConnect implements kgo.HookBrokerConnect.
-func (c connects) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, conn net.Conn, _ error) {
-	c <- conn
 }
 
 // A client without a broker says so within the dial timeout; one whose broker
@@ -209,14 +191,17 @@ func TestTheDialTimeoutHolds(t *testing.T) {
 }
 
 func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
-	certs := harness.NewCerts(t)
-	s := &setup{t: t, broker: kafka.New(t, certs), rig: harness.New(t), tls: certs.Client.Clone()}
-	s.tls.MaxVersion = tls.VersionTLS12
-	end := harness.NewEnding(t, s.broker.Addr())
-	s.broker.Via = end.Addr()
-	s.broker.Restart()
+	s := newSetup(t, harness.NewCerts(t).TLS12())
 	c := s.client(s.rig.Dialer("broker"))
-	require.NoError(t, c.Ping(context.Background()))
+	require.NoError(t, c.ProduceSync(t.Context(), message()).FirstErr())
 	c.Close()
-	require.True(t, end.Announced(t))
+	s.broker.Path.Announced(t)
+	s.rig.Silent(t)
+}
+
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		dial := s.client(s.rig.Dialer("broker")).OptValue(kgo.Dialer).(func(context.Context, string, string) (net.Conn, error))
+		harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) { return dial(t.Context(), "tcp", addr) })
+	})
 }

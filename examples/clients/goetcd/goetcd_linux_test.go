@@ -2,7 +2,6 @@ package goetcd
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"net/url"
 	"os"
@@ -23,30 +22,24 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 // setup is an etcd server with a client's way to it.
 type setup struct {
-	t    *testing.T
-	srv  *harness.Program
-	path *harness.Path
-	rig  *harness.Rig
-	tls  *tls.Config // nil: plain
+	t     *testing.T
+	srv   *harness.Program
+	path  *harness.Path
+	rig   *harness.Rig
+	certs *harness.Certs // nil: plain
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, rig: harness.New(t)}
-			require.NoError(t, s.rig.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, Hide...) }))
-			if c != nil {
-				s.tls = c.Client
-			}
-			dir := t.TempDir()
-			s.srv = harness.NewProgram(t, func(ln net.Listener) func() { return serve(t, ln, dir, c) })
-			s.path = harness.NewPath(t, s.srv.Addr())
-			f(t, s)
-		})
-	}
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	s := &setup{t: t, rig: harness.New(t), certs: certs}
+	s.rig.Hide(t, Hide...)
+	dir := t.TempDir()
+	s.srv = harness.NewProgram(t, func(ln net.Listener) func() { return serve(t, ln, dir, certs) })
+	s.path = harness.NewPath(t, s.srv.Addr())
+	return s
 }
 
 // serve starts etcd in place of ln, with its data in dir.
@@ -73,11 +66,11 @@ func serve(t *testing.T, ln net.Listener, dir string, certs *harness.Certs) (sto
 
 // config is that of the test's clients.
 func (s *setup) config() clientv3.Config {
-	scheme := "http://"
-	if s.tls != nil {
-		scheme = "https://"
+	cfg := clientv3.Config{Endpoints: []string{"http://" + s.path.Addr()}, Logger: zap.NewNop()}
+	if s.certs != nil {
+		cfg.Endpoints, cfg.TLS = []string{"https://" + s.path.Addr()}, s.certs.Client
 	}
-	return clientv3.Config{Endpoints: []string{scheme + s.path.Addr()}, TLS: s.tls, Logger: zap.NewNop()}
+	return cfg
 }
 
 // client returns a client that is closed when the test ends.
@@ -158,7 +151,7 @@ func TestACallOverADeadPathIsFoundWhereKeepaliveIsMissing(t *testing.T) {
 		s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "config", "", "")
 		cancel()
 		require.Error(t, <-ended)
-		s.path.Heal()
+		s.path.Heal(t)
 	})
 }
 
@@ -185,4 +178,30 @@ func TestTheClientsOwnPingFindsASilentServer(t *testing.T) {
 		s.rig.Silent(t)
 		harness.Kept(t)
 	})
+}
+
+// DialKeepAliveTimeout is TCP_USER_TIMEOUT, too.
+func TestTheSocketHasTheOptionsThatGRPCSets(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		cfg := s.config()
+		cfg.DialKeepAliveTime, cfg.DialKeepAliveTimeout = time.Minute, 7*time.Second
+		bare, err := clientv3.New(cfg)
+		require.NoError(t, err)
+		defer bare.Close()
+		use(t, bare)
+		use(t, s.client(cfg))
+		require.Len(t, s.rig.Conns("config"), 1)
+		got := s.path.Links()[1].Options(t)
+		require.Equal(t, 7000, got.UserTimeout)
+		require.Equal(t, s.path.Links()[0].Options(t), got)
+	})
+}
+
+func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
+	s := newSetup(t, harness.NewCerts(t).TLS12())
+	c := s.client(s.config())
+	use(t, c)
+	require.NoError(t, c.Close())
+	s.path.Announced(t)
+	s.rig.Silent(t)
 }

@@ -28,57 +28,57 @@ type setup struct {
 	served *harness.Rig // the server's; its connections are called "api"
 	path   *harness.Path
 	srv    *harness.Program
+	certs  *harness.Certs   // nil: plain
 	client *fasthttp.Client // not watched yet
 	url    string
 	wait   chan struct{} // of the handler of /wait
 	conns  chan net.Conn // as the handler of /type sees them
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{
-				t: t, rig: harness.New(t), served: harness.New(t), url: "http://",
-				wait: make(chan struct{}), conns: make(chan net.Conn, 1),
-				client: &fasthttp.Client{MaxIdleConnDuration: time.Minute},
-			}
-			require.NoError(t, s.rig.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, Hide) }))
-			s.srv = harness.NewProgram(t, func(ln net.Listener) func() {
-				var mu sync.Mutex
-				var conns []net.Conn
-				srv := &fasthttp.Server{Handler: s.handle, ConnState: func(c net.Conn, state fasthttp.ConnState) {
-					if state == fasthttp.StateNew {
-						mu.Lock()
-						defer mu.Unlock()
-						conns = append(conns, c)
-					}
-				}}
-				if c != nil {
-					srv.TLSConfig = c.Server.Clone()
-				}
-				ended := make(chan error, 1)
-				go func() { ended <- Serve(srv, &listener.Config{Tracker: s.served.Tracker, Name: "api"}, ln) }()
-				return func() { // Shutdown would wait for clients to end idle connections
-					ln.Close()
-					<-ended
-					mu.Lock()
-					defer mu.Unlock()
-					for _, c := range conns {
-						c.Close()
-					}
-				}
-			})
-			s.path = harness.NewPath(t, s.srv.Addr())
-			if c != nil {
-				s.url, s.client.TLSConfig = "https://", c.Client.Clone()
-			}
-			s.url += s.path.Addr()
-			t.Cleanup(s.client.CloseIdleConnections)
-			f(t, s)
-		})
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	s := &setup{
+		t: t, rig: harness.New(t), served: harness.New(t), certs: certs, url: "http://",
+		wait: make(chan struct{}), conns: make(chan net.Conn, 1),
+		client: &fasthttp.Client{MaxIdleConnDuration: time.Minute},
+	}
+	s.rig.Hide(t, Hide)
+	s.srv = harness.NewProgram(t, s.serve)
+	s.path = harness.NewPath(t, s.srv.Addr())
+	if certs != nil {
+		s.url, s.client.TLSConfig = "https://", certs.Client.Clone()
+	}
+	s.url += s.path.Addr()
+	t.Cleanup(s.client.CloseIdleConnections)
+	return s
+}
+
+// serve serves ln. Shutdown would wait for clients to end idle connections.
+func (s *setup) serve(ln net.Listener) func() {
+	var mu sync.Mutex
+	var conns []net.Conn
+	srv := &fasthttp.Server{Handler: s.handle, ConnState: func(c net.Conn, state fasthttp.ConnState) {
+		if state == fasthttp.StateNew {
+			mu.Lock()
+			defer mu.Unlock()
+			conns = append(conns, c)
+		}
+	}}
+	if s.certs != nil {
+		srv.TLSConfig = s.certs.Server.Clone()
+	}
+	cfg := &listener.Config{Tracker: s.served.Tracker, Name: "api"}
+	stop := harness.Serving(func() error { return Serve(srv, cfg, ln) }, func() { ln.Close() })
+	return func() {
+		stop()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range conns {
+			c.Close()
+		}
 	}
 }
 
@@ -121,12 +121,7 @@ func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 		require.Len(t, s.served.Conns("api"), 1)
 		s.rig.Rest(t, time.Minute)
 		s.srv.Restart(t)
-		s.rig.WaitState(t, "web", tcpstate.CloseWait, 1)
-		s.rig.Advance(time.Minute)
-		found := s.rig.Tracker.Findings()
-		require.Len(t, found, 1)
-		require.Equal(t, tcpstate.KindCloseWaitIdleInPool, found[0].Kind)
-
+		s.rig.WaitInventory(t, "web", 1)
 		s.get("/")
 		require.Equal(t, 2, s.path.Made())
 		require.Len(t, s.rig.Conns("web"), 1)
@@ -172,7 +167,8 @@ func TestAHandlerThatWaitsIsFoundWhenItsClientLeaves(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		Watch(s.rig.Dialer("web"), s.client)
 		defer close(s.wait)
-		err := s.client.DoTimeout(request(s.url+"/wait"), new(fasthttp.Response), 50*time.Millisecond)
+		s.get("/") // the handshake takes its time
+		err := s.client.DoTimeout(request(s.url+"/wait"), new(fasthttp.Response), 500*time.Millisecond)
 		require.ErrorIs(t, err, fasthttp.ErrTimeout)
 		s.rig.WaitGone(t, "web")
 		s.served.Finds(t, tcpstate.KindCloseWaitNotReading, "api", "", "")
@@ -201,25 +197,19 @@ func TestTheServerSeesAPlainConnection(t *testing.T) {
 
 func TestTheClientsOwnDialAndItsOptionsAreKept(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		var conn net.Conn
-		own := &net.Dialer{KeepAlive: 47 * time.Second, Control: harness.UserTimeout(12 * time.Second)}
-		s.client.Dial = func(addr string) (c net.Conn, err error) {
-			conn, err = own.Dial("tcp", addr)
-			return conn, err
-		}
+		own, want := harness.NetDialer()
+		s.client.Dial = func(addr string) (net.Conn, error) { return own.Dial("tcp", addr) }
 		Watch(s.rig.Dialer("web"), s.client)
 		s.get("/")
-		got := harness.Options(t, conn)
-		require.Equal(t, 12_000, got.UserTimeout)
-		require.Equal(t, 47, got.Idle)
+		require.Equal(t, want, s.path.Links()[0].Options(t))
 		require.Len(t, s.rig.Conns("web"), 1)
 	})
 }
 
 func TestTheClientsOwnTimeoutsHold(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		s.client.ReadTimeout = 50 * time.Millisecond
-		s.client.WriteTimeout = 50 * time.Millisecond // of the handshake, too
+		s.client.ReadTimeout = 200 * time.Millisecond
+		s.client.WriteTimeout = 200 * time.Millisecond // of the handshake, too
 		Watch(s.rig.Dialer("web"), s.client)
 		s.path.Stall()
 		var want error = fasthttp.ErrTimeout
@@ -239,28 +229,20 @@ func TestTheClientsOwnTimeoutsHold(t *testing.T) {
 	})
 }
 
-// The server reads a close_notify before the FIN, as without tcpstate.
 func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
-	certs := harness.NewCerts(t)
-	var ends *harness.Ends
-	srv := harness.NewProgram(t, func(ln net.Listener) func() {
-		ends = harness.NewEnds(ln, certs.Server)
-		srv := &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) { ctx.WriteString("hello") }}
-		ended := make(chan error, 1)
-		go func() { ended <- srv.Serve(ends) }()
-		return func() {
-			ln.Close()
-			<-ended
-		}
+	s := newSetup(t, harness.NewCerts(t).TLS12())
+	Watch(s.rig.Dialer("web"), s.client)
+	s.get("/")
+	s.client.CloseIdleConnections()
+	s.path.Announced(t)
+	s.silent()
+}
+
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		Watch(s.rig.Dialer("web"), s.client)
+		harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) { return s.client.DialTimeout(addr, time.Minute) })
 	})
-	rig := harness.New(t)
-	client := &fasthttp.Client{TLSConfig: certs.Client}
-	Watch(rig.Dialer("web"), client)
-	_, _, err := client.Get(nil, "https://"+srv.Addr())
-	require.NoError(t, err)
-	client.CloseIdleConnections()
-	ends.Announced(t, 1)
-	rig.Silent(t)
 }
 
 // A client that has said all it has to say may close its direction and gets

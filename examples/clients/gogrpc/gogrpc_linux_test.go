@@ -34,32 +34,30 @@ type setup struct {
 	served *harness.Rig // the server's; its connections are called "rpc"
 	path   *harness.Path
 	srv    *harness.Program
+	certs  *harness.Certs // nil: plain
 	creds  credentials.TransportCredentials
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, rig: harness.New(t), served: harness.New(t), creds: insecure.NewCredentials()}
-			require.NoError(t, s.rig.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, Hide...) }))
-			server := insecure.NewCredentials()
-			if c != nil {
-				server = credentials.NewTLS(c.Server.Clone())
-				client := c.Client.Clone()
-				client.ServerName = "localhost"
-				s.creds = credentials.NewTLS(client)
-			}
-			s.srv = harness.NewProgram(t, func(ln net.Listener) func() {
-				cfg := listener.Config{Tracker: s.served.Tracker, Name: "rpc", NoWrap: true}
-				return serve(cfg.Wrap(ln), server)
-			})
-			s.path = harness.NewPath(t, s.srv.Addr())
-			f(t, s)
-		})
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	s := &setup{t: t, rig: harness.New(t), served: harness.New(t), certs: certs, creds: insecure.NewCredentials()}
+	s.rig.Hide(t, Hide...)
+	server := insecure.NewCredentials()
+	if certs != nil {
+		server = credentials.NewTLS(certs.Server.Clone())
+		client := certs.Client.Clone()
+		client.ServerName = "localhost"
+		s.creds = credentials.NewTLS(client)
 	}
+	s.srv = harness.NewProgram(t, func(ln net.Listener) func() {
+		cfg := listener.Config{Tracker: s.served.Tracker, Name: "rpc", NoWrap: true}
+		return serve(cfg.Wrap(ln), server)
+	})
+	s.path = harness.NewPath(t, s.srv.Addr())
+	return s
 }
 
 func serve(ln net.Listener, creds credentials.TransportCredentials) (stop func()) {
@@ -67,12 +65,7 @@ func serve(ln net.Listener, creds credentials.TransportCredentials) (stop func()
 		MinTime: time.Second, PermitWithoutStream: true,
 	}))
 	healthpb.RegisterHealthServer(srv, health.NewServer())
-	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(ln) }()
-	return func() {
-		srv.Stop()
-		<-ended
-	}
+	return harness.Serving(func() error { return srv.Serve(ln) }, srv.Stop)
 }
 
 // client returns a client that is closed when the test ends.
@@ -162,7 +155,7 @@ func TestACallOverADeadPathIsFoundWhereKeepaliveIsMissing(t *testing.T) {
 		s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "ledger", "", "")
 		cancel()
 		require.Error(t, <-ended)
-		s.path.Heal()
+		s.path.Heal(t)
 	})
 }
 
@@ -194,40 +187,34 @@ func TestTheClientsOwnPingFindsASilentServer(t *testing.T) {
 func TestTheSocketHasTheOptionsThatGRPCSets(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		params := grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 7 * time.Second})
-		d := *s.rig.Dialer("ledger")
-		d.NoWrap, d.NetDialer = true, keepAlive()
-		var tap harness.Tap
-		ours := tap.Dial(func(ctx context.Context, _, addr string) (net.Conn, error) { return dial(&d, nil)(ctx, addr) })
-		call(t, s.client(params, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return ours(ctx, "tcp", addr)
-		})))
-
-		// Without tcpstate grpc shows its connection to its credentials.
-		bare := &spy{TransportCredentials: s.creds}
-		cc, err := grpc.NewClient("passthrough:///"+s.path.Addr(), params, grpc.WithTransportCredentials(bare))
+		bare, err := grpc.NewClient("passthrough:///"+s.path.Addr(), params, grpc.WithTransportCredentials(s.creds))
 		require.NoError(t, err)
-		defer cc.Close()
-		call(t, cc)
-		got := harness.Options(t, tap.Conns()[0])
+		defer bare.Close()
+		call(t, bare)
+		call(t, s.client(params))
+		require.Len(t, s.rig.Conns("ledger"), 1)
+		got := s.path.Links()[1].Options(t)
 		require.Equal(t, 7000, got.UserTimeout)
-		require.Equal(t, harness.Options(t, *bare.conn.Load()), got)
+		require.Equal(t, s.path.Links()[0].Options(t), got)
 	})
 }
 
-// spy remembers the connection that grpc has dialed.
-type spy struct {
-	credentials.TransportCredentials
-	conn atomic.Pointer[net.Conn]
+func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
+	s := newSetup(t, harness.NewCerts(t).TLS12())
+	cc := s.client()
+	call(t, cc)
+	require.NoError(t, cc.Close())
+	s.path.Announced(t)
+	s.silent()
 }
 
-// ClientHandshake implements credentials.TransportCredentials.
-func (s *spy) ClientHandshake(ctx context.Context, authority string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	s.conn.Store(&c)
-	return s.TransportCredentials.ClientHandshake(ctx, authority, c)
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) {
+			return dial(s.rig.Dialer("ledger"), nil)(t.Context(), addr)
+		})
+	})
 }
-
-// Clone implements credentials.TransportCredentials.
-func (s *spy) Clone() credentials.TransportCredentials { return s }
 
 func TestAUnixTargetIsReached(t *testing.T) {
 	rig := harness.New(t)
@@ -275,12 +262,7 @@ func TestAProxyIsUsed(t *testing.T) {
 				}()
 				_, _ = io.Copy(client, server)
 			})}
-			ended := make(chan error, 1)
-			go func() { ended <- srv.Serve(ln) }()
-			return func() {
-				srv.Close()
-				<-ended
-			}
+			return harness.Serving(func() error { return srv.Serve(ln) }, func() { srv.Close() })
 		})
 		at := &url.URL{Scheme: "http", Host: proxy.Addr(), User: url.UserPassword("u", "p")}
 		cc, err := NewClient(s.rig.Dialer("ledger"), http.ProxyURL(at), "passthrough:///ledger.test:443", grpc.WithTransportCredentials(s.creds))

@@ -11,7 +11,6 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
-	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/examples/clients/internal/harness"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
@@ -27,18 +26,15 @@ type setup struct {
 	certs *harness.Certs // nil: plain
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
 	t.Parallel()
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, srv: harness.FerretDB(t, c), rig: harness.New(t), certs: c}
-			s.path = harness.NewPath(t, s.srv.Addr())
-			f(t, s)
-		})
-	}
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	s := &setup{t: t, srv: harness.FerretDB(t, certs), rig: harness.New(t), certs: certs}
+	s.path = harness.NewPath(t, s.srv.Addr())
+	return s
 }
 
 func (s *setup) options() *options.ClientOptions {
@@ -50,8 +46,8 @@ func (s *setup) options() *options.ClientOptions {
 }
 
 // connect returns a client that is disconnected when the test ends.
-func (s *setup) connect() *mongo.Client {
-	c, err := Connect(s.rig.Dialer("docs"), s.rig.Tracker, s.options())
+func (s *setup) connect(opt *options.ClientOptions) *mongo.Client {
+	c, err := Connect(s.rig.Dialer("docs"), s.rig.Tracker, opt)
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() { c.Disconnect(context.Background()) })
 	return c
@@ -76,7 +72,7 @@ func TestAClientForEveryCallIsFound(t *testing.T) {
 
 func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		c := s.connect()
+		c := s.connect(s.options())
 		orders := c.Database("shop").Collection("orders")
 		use := func() {
 			harness.WaitUntil(t, "a write to succeed", func() bool { // the driver does not repeat one without a replica set
@@ -106,24 +102,18 @@ func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 	})
 }
 
+// The monitor of a server has a connection of its own. When that ends, too, the
+// driver empties its pool. Else nobody reads an idle connection.
 func TestAReadOverADeadIdleConnectionIsRepeated(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		c := s.connect()
+		c := s.connect(s.options().SetServerMonitoringMode(options.ServerMonitoringModePoll))
 		require.NoError(t, count(t.Context(), c))
-		s.path.FIN()
-		harness.WaitUntil(t, "the FIN", func() bool {
-			for _, c := range s.rig.Conns("docs") {
-				if c.State != tcpstate.CloseWait {
-					return false
-				}
-			}
-			return true
-		})
-		s.rig.Advance(time.Minute)
-		for _, f := range s.rig.Tracker.Findings() {
-			require.Equal(t, tcpstate.KindCloseWaitIdleInPool, f.Kind)
-		}
+		links := s.path.Links()
+		require.Len(t, links, 2)
+		links[1].FIN() // of the pool, which waits for the monitor's
+		s.rig.WaitInventory(t, "docs", 1)
 		require.NoError(t, count(t.Context(), c))
+		require.Greater(t, s.path.Made(), 2)
 		s.rig.Silent(t)
 		harness.Kept(t)
 	})
@@ -131,36 +121,45 @@ func TestAReadOverADeadIdleConnectionIsRepeated(t *testing.T) {
 
 func TestTheSocketHasTheOptionsOfTheDialer(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		d := dialer.Dialer{Tracker: s.rig.Tracker, Name: "docs", NetDialer: &net.Dialer{
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 42 * time.Second, Interval: 7 * time.Second, Count: 5},
-			Control:         harness.UserTimeout(33 * time.Second),
-		}}
-		tap := tapped{tap: new(harness.Tap)}
-		tap.dial = tap.tap.Dial(d.DialContext)
-		c, err := mongo.Connect(s.options().SetDialer(tap))
+		d := s.rig.Dialer("docs")
+		own, want := harness.NetDialer()
+		d.NetDialer = own
+		c, err := Connect(d, s.rig.Tracker, s.options())
 		require.NoError(t, err)
 		defer c.Disconnect(context.Background())
 		require.NoError(t, count(t.Context(), c))
-		for _, conn := range tap.tap.Conns() {
-			require.Equal(t, harness.SocketOptions{KeepAlive: 1, Idle: 42, Interval: 7, Count: 5, UserTimeout: 33000, NoDelay: 1},
-				harness.Options(t, conn))
+		require.NotEmpty(t, s.path.Links())
+		for _, l := range s.path.Links() {
+			require.Equal(t, want, l.Options(t))
 		}
 	})
 }
 
-// tapped is a dialer that dials with dial.
-type tapped struct {
-	tap  *harness.Tap
-	dial dialer.DialFunc
+func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, harness.NewCerts(t).TLS12())
+	c := s.connect(s.options())
+	require.NoError(t, count(t.Context(), c))
+	require.NoError(t, c.Disconnect(t.Context()))
+	s.path.Announced(t)
+	s.rig.Silent(t)
 }
 
-func (d tapped) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return d.dial(ctx, network, address)
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		opt := s.options()
+		c, err := Connect(s.rig.Dialer("docs"), s.rig.Tracker, opt)
+		require.NoError(t, err)
+		defer c.Disconnect(context.Background())
+		harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) {
+			return opt.Dialer.DialContext(t.Context(), "tcp", addr)
+		})
+	})
 }
 
 func TestTheContextHolds(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		c := s.connect()
+		c := s.connect(s.options())
 		require.NoError(t, count(t.Context(), c))
 		s.path.Stall()
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

@@ -10,7 +10,6 @@ import (
 	"github.com/go-sql-driver/mysql"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/examples/clients/internal/harness"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
@@ -19,33 +18,29 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 // setup is a server with a client's way to it.
 type setup struct {
-	t    *testing.T
-	srv  *harness.Server
-	path *harness.Path
-	rig  *harness.Rig
-	tls  bool
-	cert *harness.Certs
+	t     *testing.T
+	srv   *harness.Server
+	path  *harness.Path
+	rig   *harness.Rig
+	certs *harness.Certs // nil: plain
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
 	t.Parallel()
-	certs := harness.NewCerts(t)
-	for name, overTLS := range map[string]bool{"plain": false, "TLS": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, srv: harness.MariaDB(t, certs), rig: harness.New(t), tls: overTLS, cert: certs}
-			s.path = harness.NewPath(t, s.srv.Addr())
-			f(t, s)
-		})
-	}
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	s := &setup{t: t, srv: harness.MariaDB(t, certs), rig: harness.New(t), certs: certs}
+	s.path = harness.NewPath(t, s.srv.Addr())
+	return s
 }
 
 func (s *setup) config() *mysql.Config {
 	cfg := mysql.NewConfig()
 	cfg.User, cfg.Net, cfg.Addr, cfg.Logger = "root", "tcp", s.path.Addr(), &mysql.NopLogger{}
-	if s.tls {
-		cfg.TLS = s.cert.Client.Clone()
+	if s.certs != nil {
+		cfg.TLS = s.certs.Client.Clone()
 		cfg.TLS.ServerName = "localhost"
 	}
 	return cfg
@@ -141,55 +136,69 @@ func TestADeadIdleConnectionIsReplacedBeforeItIsUsed(t *testing.T) {
 		db := s.open(1)
 		require.NoError(t, db.PingContext(t.Context()))
 		s.path.FIN()
-		s.rig.WaitState(t, "orders", tcpstate.CloseWait, 1)
-		s.rig.Advance(time.Minute)
-		found := s.rig.Tracker.Findings()
-		require.Len(t, found, 1)
-		require.Equal(t, tcpstate.KindCloseWaitIdleInPool, found[0].Kind)
+		s.rig.WaitInventory(t, "orders", 1)
 
 		_, err := db.ExecContext(t.Context(), "do 1") // a driver without the check fails: it cannot know whether this ran
 		require.NoError(t, err)
 		require.Equal(t, 2, s.path.Made())
 		s.rig.Silent(t)
-		require.Empty(t, s.rig.Tracker.Counted(), "nothing was asked over the dead connection, the goodbye of the driver does not count")
 		harness.Kept(t)
 	})
 }
 
 func TestTheSocketHasTheOptionsOfTheDialerAndTheDriver(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		options := func(nd *net.Dialer, noWrap bool) (net.Conn, harness.SocketOptions) {
-			d := dialer.Dialer{Tracker: s.rig.Tracker, Name: "orders", NetDialer: nd, NoWrap: noWrap}
-			cfg := s.config()
-			var tap harness.Tap
-			cfg.DialFunc = tap.Dial(d.DialContext)
-			c, err := mysql.NewConnector(cfg)
+		options := func(nd *net.Dialer, noWrap bool) harness.SocketOptions {
+			d := s.rig.Dialer("orders")
+			d.NetDialer, d.NoWrap = nd, noWrap
+			db, stop, err := Open(d, s.config())
 			require.NoError(t, err)
-			db := sql.OpenDB(c)
-			defer db.Close()
+			defer stop()
+			defer func() {
+				require.NoError(t, db.Close())
+				harness.WaitUntil(t, "the end", func() bool { return len(s.path.Links()) == 0 })
+			}()
 			require.NoError(t, db.PingContext(t.Context()))
-			return tap.Conns()[0], harness.Options(t, tap.Conns()[0])
+			return s.path.Links()[0].Options(t)
 		}
-		own := &net.Dialer{
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 42 * time.Second, Interval: 7 * time.Second, Count: 5},
-			Control:         harness.UserTimeout(33 * time.Second),
-		}
-		want := harness.SocketOptions{KeepAlive: 1, Idle: 42, Interval: 7, Count: 5, UserTimeout: 33000, NoDelay: 1}
-		c, got := options(own, false)
-		require.IsType(t, (*tcpstate.Conn)(nil), c)
-		require.Equal(t, want, got)
-		c, got = options(own, true)
-		require.IsType(t, (*net.TCPConn)(nil), c)
-		require.Equal(t, want, got)
+		own, want := harness.NetDialer()
+		require.Equal(t, want, options(own, false))
+		require.Equal(t, want, options(own, true))
 
 		// What the driver does for a *net.TCPConn alone shows where the dialer
 		// does not do it.
 		off := &net.Dialer{KeepAlive: -1}
-		_, got = options(off, false)
-		require.Zero(t, got.KeepAlive)
-		_, got = options(off, true)
-		require.Equal(t, 1, got.KeepAlive)
+		require.Zero(t, options(off, false).KeepAlive)
+		require.Equal(t, 1, options(off, true).KeepAlive)
 		s.rig.Silent(t)
+	})
+}
+
+// The driver says goodbye in its own protocol, and then closes the connection
+// below TLS: it sends no close_notify, with tcpstate or without.
+func TestTheEndOfATLSConnectionIsThatOfTheDriver(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, harness.NewCerts(t).TLS12())
+	s.path.TLSAfter(4 + 32) // SSLRequest
+	c, err := mysql.NewConnector(s.config())
+	require.NoError(t, err)
+	for i, db := range []*sql.DB{sql.OpenDB(c), s.open(1)} {
+		require.NoError(t, db.PingContext(t.Context()))
+		require.NoError(t, db.Close())
+		harness.WaitUntil(t, "the end", func() bool { return len(s.path.Ends()) == i+1 })
+	}
+	require.Equal(t, []bool{false, false}, s.path.Ends())
+	s.rig.Silent(t)
+}
+
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		cfg := s.config()
+		db, stop, err := Open(s.rig.Dialer("orders"), cfg)
+		require.NoError(t, err)
+		defer db.Close()
+		defer stop()
+		harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) { return cfg.DialFunc(t.Context(), "tcp", addr) })
 	})
 }
 

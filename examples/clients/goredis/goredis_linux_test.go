@@ -1,7 +1,6 @@
 package goredis
 
 import (
-	"crypto/tls"
 	"net"
 	"testing"
 	"time"
@@ -12,52 +11,49 @@ import (
 	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/examples/clients/internal/harness"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
-	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }
 
 // setup is a server with a client's way to it.
 type setup struct {
-	t    *testing.T
-	srv  *harness.Server
-	path *harness.Path
-	rig  *harness.Rig
-	tls  *tls.Config // nil: plain
+	t     *testing.T
+	srv   *harness.Server
+	path  *harness.Path
+	rig   *harness.Rig
+	certs *harness.Certs // nil: plain
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
 	t.Parallel()
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, srv: harness.Redis(t, c), rig: harness.New(t)}
-			s.path = harness.NewPath(t, s.srv.Addr())
-			if c != nil {
-				s.tls = c.Client
-			}
-			f(t, s)
-		})
-	}
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	s := &setup{t: t, srv: harness.Redis(t, certs), rig: harness.New(t), certs: certs}
+	s.path = harness.NewPath(t, s.srv.Addr())
+	return s
 }
 
 // options are those of the test's clients: no retry hides what happens.
-func (s *setup) options(t *testing.T) *redis.Options {
-	return &redis.Options{Addr: s.path.Addr(), TLSConfig: s.tls, MaxRetries: -1, DisableIdentity: true}
+func (s *setup) options() *redis.Options {
+	opt := &redis.Options{Addr: s.path.Addr(), MaxRetries: -1, DisableIdentity: true}
+	if s.certs != nil {
+		opt.TLSConfig = s.certs.Client
+	}
+	return opt
 }
 
 // client returns a client that is closed when the test ends.
 func (s *setup) client() *redis.Client {
-	client := New(s.rig.Dialer("cache"), s.options(s.t))
+	client := New(s.rig.Dialer("cache"), s.options())
 	s.t.Cleanup(func() { client.Close() })
 	return client
 }
 
 // seen returns the recipe that sees the reads of the client.
 func (s *setup) seen() func(d *dialer.Dialer, opt *redis.Options) *redis.Client {
-	if s.tls != nil {
+	if s.certs != nil {
 		return NewTLS
 	}
 	return New
@@ -74,7 +70,7 @@ func TestAProgramWithoutALeakIsSilentAcrossARestartWhereItsReadsAreSeen(t *testi
 // program is one without a leak, whose server is restarted and killed.
 func (s *setup) program(recipe func(*dialer.Dialer, *redis.Options) *redis.Client) {
 	t := s.t
-	opt := s.options(t)
+	opt := s.options()
 	opt.MaxRetries = 3
 	client := recipe(s.rig.Dialer("cache"), opt)
 	sub := client.Subscribe(t.Context(), "news")
@@ -119,13 +115,9 @@ func TestADeadIdleConnectionIsNoticedBeforeItIsUsed(t *testing.T) {
 		client := s.client()
 		require.NoError(t, client.Ping(t.Context()).Err())
 		s.path.FIN()
-		s.rig.WaitState(t, "cache", tcpstate.CloseWait, 1)
-		s.rig.Advance(time.Minute)
-		found := s.rig.Tracker.Findings()
-		require.Len(t, found, 1)
-		require.Equal(t, tcpstate.KindCloseWaitIdleInPool, found[0].Kind)
+		s.rig.WaitInventory(t, "cache", 1)
 
-		bare := redis.NewClient(s.options(t))
+		bare := redis.NewClient(s.options())
 		defer bare.Close()
 		require.NoError(t, bare.Ping(t.Context()).Err())
 		s.path.FIN()
@@ -135,14 +127,14 @@ func TestADeadIdleConnectionIsNoticedBeforeItIsUsed(t *testing.T) {
 		err := client.Ping(t.Context()).Err()
 		require.Equal(t, bareErr == nil, err == nil, "%v, without tcpstate %v", err, bareErr)
 		require.Equal(t, bare.PoolStats().StaleConns, client.PoolStats().StaleConns)
-		if s.tls == nil {
+		if s.certs == nil {
 			require.NoError(t, err)
 			require.EqualValues(t, 1, client.PoolStats().StaleConns)
 			harness.Kept(t)
 		}
 		require.NoError(t, client.Ping(t.Context()).Err())
 		s.rig.Silent(t)
-		if s.tls == nil {
+		if s.certs == nil {
 			require.Empty(t, s.rig.Tracker.Counted(), "nothing was asked over the dead connection")
 		}
 	})
@@ -150,23 +142,13 @@ func TestADeadIdleConnectionIsNoticedBeforeItIsUsed(t *testing.T) {
 
 func TestTheSocketHasTheOptionsThatGoRedisSets(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		var bare, ours harness.Tap
-		for _, c := range []struct {
-			tap  *harness.Tap
-			dial func(opt *redis.Options) dialer.DialFunc
-		}{
-			{&bare, func(opt *redis.Options) dialer.DialFunc { return redis.NewDialer(opt) }},
-			{&ours, func(opt *redis.Options) dialer.DialFunc { return s.rig.Dialer("cache").Wrap(redis.NewDialer(opt)) }},
-		} {
-			opt := s.options(t)
-			opt.Dialer = c.tap.Dial(c.dial(opt))
-			client := redis.NewClient(opt)
-			defer client.Close()
-			require.NoError(t, client.Ping(t.Context()).Err())
-		}
-		want := harness.Options(t, bare.Conns()[0])
+		bare, ours := redis.NewClient(s.options()), s.client()
+		defer bare.Close()
+		require.NoError(t, bare.Ping(t.Context()).Err())
+		require.NoError(t, ours.Ping(t.Context()).Err())
+		want := s.path.Links()[0].Options(t)
 		require.Equal(t, 1, want.KeepAlive)
-		require.Equal(t, want, harness.Options(t, ours.Conns()[0]))
+		require.Equal(t, want, s.path.Links()[1].Options(t))
 	})
 }
 
@@ -183,7 +165,7 @@ func TestTheClientsOwnTimeoutsHold(t *testing.T) {
 		s.rig.WaitGone(t, "cache") // go-redis closes it
 
 		for _, recipe := range []func(*dialer.Dialer, *redis.Options) *redis.Client{New, s.seen()} {
-			opt := s.options(t)
+			opt := s.options()
 			opt.Addr = tcptest.DeadListener(t)
 			opt.DialTimeout = 50 * time.Millisecond
 			opt.DialerRetries = 1
@@ -196,37 +178,26 @@ func TestTheClientsOwnTimeoutsHold(t *testing.T) {
 	})
 }
 
-// The server reads a close_notify before the FIN, as without tcpstate.
 func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
-	certs := harness.NewCerts(t)
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", certs.Server)
-	require.NoError(t, err)
-	defer ln.Close()
-	ended := make(chan error, 1)
-	go func() {
-		c, err := ln.Accept()
-		if err != nil {
-			ended <- err
-			return
+	t.Parallel()
+	for _, recipe := range []func(*dialer.Dialer, *redis.Options) *redis.Client{New, NewTLS} {
+		s := newSetup(t, harness.NewCerts(t).TLS12())
+		client := recipe(s.rig.Dialer("cache"), s.options())
+		require.NoError(t, client.Ping(t.Context()).Err())
+		require.NoError(t, client.Close())
+		s.path.Announced(t)
+		s.rig.Silent(t)
+	}
+}
+
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		for _, recipe := range []func(*dialer.Dialer, *redis.Options) *redis.Client{New, s.seen()} {
+			client := recipe(s.rig.Dialer("cache"), s.options())
+			defer client.Close()
+			harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) {
+				return client.Options().Dialer(t.Context(), "tcp", addr)
+			})
 		}
-		defer c.Close()
-		buf := make([]byte, 1024)
-		for {
-			if _, err := c.Read(buf); err != nil {
-				ended <- err
-				return
-			}
-			if _, err := c.Write([]byte("-ERR unknown command\r\n")); err != nil {
-				ended <- err
-				return
-			}
-		}
-	}()
-	rig := harness.New(t)
-	client := New(rig.Dialer("cache"), &redis.Options{
-		Addr: ln.Addr().String(), TLSConfig: certs.Client, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
 	})
-	require.ErrorContains(t, client.Ping(t.Context()).Err(), "unknown command")
-	require.NoError(t, client.Close())
-	require.EqualError(t, <-ended, "EOF")
 }

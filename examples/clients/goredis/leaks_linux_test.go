@@ -49,7 +49,7 @@ func TestASubscriptionThatNobodyReadsIsFoundWhenTheServerEndsIt(t *testing.T) {
 func TestAClientThatIsForgottenIsFound(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		func() {
-			client := New(s.rig.Dialer("cache"), s.options(t))
+			client := New(s.rig.Dialer("cache"), s.options())
 			require.NoError(t, client.Ping(t.Context()).Err())
 		}()
 		s.rig.WaitCollected(t, "cache")
@@ -59,7 +59,7 @@ func TestAClientThatIsForgottenIsFound(t *testing.T) {
 
 func TestAConnectionThatIsKeptIsFoundWhenItIsMissed(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		opt := s.options(t)
+		opt := s.options()
 		opt.PoolSize = 1
 		client := s.seen()(s.rig.Dialer("cache"), opt)
 		defer client.Close()

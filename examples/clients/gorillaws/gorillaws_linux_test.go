@@ -15,7 +15,6 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/examples/clients/internal/harness"
 	"github.com/tcpstate/tcpstate-go/listener"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
@@ -30,6 +29,7 @@ type setup struct {
 	served *harness.Rig // the server's; its connections are called "sockets"
 	path   *harness.Path
 	srv    *server
+	certs  *harness.Certs // nil: plain
 	url    string
 	base   websocket.Dialer
 }
@@ -62,11 +62,10 @@ func newServer(t *testing.T, certs *harness.Certs, tracker *tcpstate.Tracker, ha
 		if certs != nil {
 			srv.TLSConfig = certs.Server.Clone()
 		}
-		ended := make(chan error, 1)
-		go func() { ended <- Serve(srv, &listener.Config{Tracker: tracker, Name: "sockets"}, ln) }()
+		cfg := &listener.Config{Tracker: tracker, Name: "sockets"}
+		stop := harness.Serving(func() error { return Serve(srv, cfg, ln) }, func() { srv.Close() })
 		return func() {
-			srv.Close()
-			<-ended
+			stop()
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			for _, c := range s.conns { // hijacked: the server no longer knows them
@@ -78,22 +77,20 @@ func newServer(t *testing.T, certs *harness.Certs, tracker *tcpstate.Tracker, ha
 	return s
 }
 
-// both runs f over plain TCP and over TLS.
+// both runs f with a server that lets handle have each websocket.
 func both(t *testing.T, handle func(c *websocket.Conn), f func(t *testing.T, s *setup)) {
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, rig: harness.New(t), served: harness.New(t), base: *websocket.DefaultDialer, url: "ws://"}
-			s.srv = newServer(t, c, s.served.Tracker, handle)
-			s.path = harness.NewPath(t, s.srv.Addr())
-			if c != nil {
-				s.url, s.base.TLSClientConfig = "wss://", c.Client.Clone()
-			}
-			s.url += s.path.Addr() + "/feed"
-			f(t, s)
-		})
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c, handle)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs, handle func(c *websocket.Conn)) *setup {
+	s := &setup{t: t, rig: harness.New(t), served: harness.New(t), certs: certs, base: *websocket.DefaultDialer, url: "ws://"}
+	s.srv = newServer(t, certs, s.served.Tracker, handle)
+	s.path = harness.NewPath(t, s.srv.Addr())
+	if certs != nil {
+		s.url, s.base.TLSClientConfig = "wss://", certs.Client.Clone()
 	}
+	s.url += s.path.Addr() + "/feed"
+	return s
 }
 
 // dial opens a websocket that is closed when the test ends.
@@ -240,10 +237,11 @@ func TestAPingWithADeadlineFindsASilentServer(t *testing.T) {
 
 func TestTheSocketHasTheOptionsOfTheClientsOwnDialer(t *testing.T) {
 	both(t, echo, func(t *testing.T, s *setup) {
-		s.base.NetDialContext = (&net.Dialer{KeepAlive: 47 * time.Second, Control: harness.UserTimeout(12 * time.Second)}).DialContext
-		got := harness.Options(t, s.dial().NetConn())
-		require.Equal(t, 12_000, got.UserTimeout)
-		require.Equal(t, 47, got.Idle)
+		own, want := harness.NetDialer()
+		s.base.NetDialContext = own.DialContext
+		s.dial()
+		require.Len(t, s.rig.Conns("feed"), 1)
+		require.Equal(t, want, s.path.Links()[0].Options(t))
 		s.silent()
 	})
 }
@@ -266,17 +264,12 @@ func TestTheClientsProxyIsUsed(t *testing.T) {
 	both(t, echo, func(t *testing.T, s *setup) {
 		var asked atomic.Int32
 		proxy := harness.NewProgram(t, func(ln net.Listener) func() {
-			go func() {
-				for {
-					c, err := ln.Accept()
-					if err != nil {
-						return
-					}
+			return harness.Serving(func() error {
+				return harness.Accept(ln, func(c net.Conn) {
 					asked.Add(1)
-					go connect(c)
-				}
-			}()
-			return func() { ln.Close() }
+					connect(c)
+				})
+			}, func() { ln.Close() })
 		})
 		s.base.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: proxy.Addr()})
 		c := s.dial()
@@ -291,7 +284,6 @@ func TestTheClientsProxyIsUsed(t *testing.T) {
 
 // connect is an HTTP proxy for one CONNECT request.
 func connect(client net.Conn) {
-	defer client.Close()
 	req, err := http.ReadRequest(bufio.NewReader(client))
 	if err != nil || req.Method != http.MethodConnect {
 		return
@@ -311,31 +303,19 @@ func connect(client net.Conn) {
 	_, _ = io.Copy(client, server)
 }
 
-// The server reads a close_notify before the FIN, as without tcpstate.
 func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
-	certs := harness.NewCerts(t)
-	var ends *harness.Ends
-	srv := harness.NewProgram(t, func(ln net.Listener) func() {
-		ends = harness.NewEnds(ln, certs.Server)
-		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if c, err := (&websocket.Upgrader{}).Upgrade(w, r, nil); err == nil {
-				defer c.Close()
-				echo(c)
-			}
-		})}
-		ended := make(chan error, 1)
-		go func() { ended <- srv.Serve(ends) }()
-		return func() {
-			srv.Close()
-			<-ended
-		}
-	})
-	rig := harness.New(t)
-	d := NewDialer(&dialer.Dialer{Tracker: rig.Tracker, Name: "feed"}, &websocket.Dialer{TLSClientConfig: certs.Client})
-	c, _, err := d.Dial("wss://"+srv.Addr(), nil)
-	require.NoError(t, err)
+	s := newSetup(t, harness.NewCerts(t).TLS12(), echo)
+	c := s.dial()
 	talk(t, c)
 	require.NoError(t, c.Close())
-	ends.Announced(t, 1)
-	rig.Silent(t)
+	s.path.Announced(t)
+	s.silent()
+}
+
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, echo, func(t *testing.T, s *setup) {
+		harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) {
+			return NewDialer(s.rig.Dialer("feed"), &s.base).NetDialContext(t.Context(), "tcp", addr)
+		})
+	})
 }

@@ -45,7 +45,7 @@ func newSetup(t *testing.T, options ...string) *setup {
 			HostKeyCallback: ssh.InsecureIgnoreHostKey(), // made a moment ago by the test
 		},
 	}
-	require.NoError(t, s.rig.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, Hide) }))
+	s.rig.Hide(t, Hide)
 	s.path = harness.NewPath(t, s.srv.Addr())
 	return s
 }
@@ -115,14 +115,7 @@ func TestAForwardedConnectionThatNobodyClosesIsFound(t *testing.T) {
 	s := newSetup(t)
 	c := s.dial(t)
 	remote := quiet(t)
-	cfg := listener.Config{Tracker: s.rig.Tracker, Name: "forward"}
-	ln, err := cfg.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	users, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	local, err := ln.Accept()
-	require.NoError(t, err)
+	users, local := s.forwarded(t)
 	defer local.Close()
 	upstream, err := c.Dial("tcp", remote)
 	require.NoError(t, err)
@@ -146,15 +139,7 @@ func TestAForwardThatPassesEndsOnIsSilent(t *testing.T) {
 	s := newSetup(t)
 	c := s.dial(t)
 	echo := echoServer(t)
-	cfg := listener.Config{Tracker: s.rig.Tracker, Name: "forward"}
-	ln, err := cfg.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	users, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	defer users.Close()
-	local, err := ln.Accept()
-	require.NoError(t, err)
+	users, local := s.forwarded(t)
 	upstream, err := c.Dial("tcp", echo)
 	require.NoError(t, err)
 	back := make(chan error, 1)
@@ -180,6 +165,21 @@ func TestAForwardThatPassesEndsOnIsSilent(t *testing.T) {
 	s.rig.Silent(t)
 }
 
+// forwarded returns both ends of a connection to a forward's listener.
+func (s *setup) forwarded(t *testing.T) (users, local net.Conn) {
+	t.Helper()
+	cfg := listener.Config{Tracker: s.rig.Tracker, Name: "forward"}
+	ln, err := cfg.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	users, err = net.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { users.Close() })
+	local, err = ln.Accept()
+	require.NoError(t, err)
+	return users, local
+}
+
 // quiet returns the address of a server that reads and says nothing until the
 // test ends, and echoServer that of one that repeats what it hears when it has
 // heard all.
@@ -200,19 +200,7 @@ func echoServer(t *testing.T) string {
 
 func serve(t *testing.T, handle func(net.Conn)) string {
 	return harness.NewProgram(t, func(ln net.Listener) func() {
-		go func() {
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					handle(c)
-				}()
-			}
-		}()
-		return func() { ln.Close() }
+		return harness.Serving(func() error { return harness.Accept(ln, handle) }, func() { ln.Close() })
 	}).Addr()
 }
 
@@ -245,10 +233,30 @@ func TestAKeepaliveRequestFindsASilentServer(t *testing.T) {
 // sshd asks as well, and ends those that do not answer: the client answers
 // while its program does nothing.
 func TestTheServersKeepaliveIsAnswered(t *testing.T) {
-	s := newSetup(t, "ClientAliveInterval 1", "ClientAliveCountMax 1")
+	s := newSetup(t, "ClientAliveInterval 1", "ClientAliveCountMax 3")
 	c := s.dial(t)
-	require.Equal(t, "done\n", run(t, c, "sleep 4; echo done"))
+	require.Equal(t, "done\n", run(t, c, "sleep 6; echo done")) // without an answer it ends after four
 	s.rig.Silent(t)
+}
+
+func TestTheSocketHasTheOptionsOfTheDialer(t *testing.T) {
+	s := newSetup(t)
+	d := s.rig.Dialer("bastion")
+	own, want := harness.NetDialer()
+	d.NetDialer = own
+	c, err := Dial(t.Context(), d, s.path.Addr(), s.config)
+	require.NoError(t, err)
+	defer c.Close()
+	require.Equal(t, want, s.path.Links()[0].Options(t))
+}
+
+// The library ends one direction of a channel, see the forward above, and never
+// one of the connection below. It could.
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	rig := harness.New(t)
+	harness.ClosesOneWay(t, nil, func(addr string) (net.Conn, error) {
+		return rig.Dialer("bastion").DialContext(t.Context(), "tcp", addr)
+	})
 }
 
 func TestTheTimeoutOfTheDialHolds(t *testing.T) {

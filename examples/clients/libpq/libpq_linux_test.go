@@ -11,7 +11,6 @@ import (
 	"github.com/lib/pq"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/examples/clients/internal/harness"
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
@@ -21,26 +20,28 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 // setup is a server with a client's way to it.
 type setup struct {
-	t    *testing.T
-	srv  *harness.Server
-	path *harness.Path
-	rig  *harness.Rig
-	dsn  string
+	t     *testing.T
+	srv   *harness.Server
+	path  *harness.Path
+	rig   *harness.Rig
+	certs *harness.Certs // nil: plain
+	dsn   string
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
 	t.Parallel()
-	certs := harness.NewCerts(t)
-	for name, ssl := range map[string]string{"plain": "disable", "TLS": "verify-full sslrootcert=" + certs.CAFile} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, srv: harness.Postgres(t, certs), rig: harness.New(t)}
-			s.path = harness.NewPath(t, s.srv.Addr())
-			s.dsn = fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres connect_timeout=30 sslmode=%s", s.path.Port(), ssl)
-			f(t, s)
-		})
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	s := &setup{t: t, srv: harness.Postgres(t, certs), rig: harness.New(t), certs: certs}
+	s.path = harness.NewPath(t, s.srv.Addr())
+	ssl := "disable"
+	if certs != nil {
+		ssl = "verify-full sslrootcert=" + certs.CAFile
 	}
+	s.dsn = fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres connect_timeout=30 sslmode=%s", s.path.Port(), ssl)
+	return s
 }
 
 // open returns a database of at most n connections that is closed when the test
@@ -135,11 +136,7 @@ func TestAQueryOverADeadIdleConnectionIsRepeated(t *testing.T) {
 		db := s.open(1)
 		require.NoError(t, db.PingContext(t.Context()))
 		s.path.FIN()
-		s.rig.WaitState(t, "orders", tcpstate.CloseWait, 1)
-		s.rig.Advance(time.Minute)
-		found := s.rig.Tracker.Findings()
-		require.Len(t, found, 1)
-		require.Equal(t, tcpstate.KindCloseWaitIdleInPool, found[0].Kind)
+		s.rig.WaitInventory(t, "orders", 1)
 
 		c, err := pq.NewConnector(s.dsn)
 		require.NoError(t, err)
@@ -163,30 +160,36 @@ func TestAQueryOverADeadIdleConnectionIsRepeated(t *testing.T) {
 
 func TestTheSocketHasTheOptionsOfTheDialer(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		d := dialer.Dialer{Tracker: s.rig.Tracker, Name: "orders", NetDialer: &net.Dialer{
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 42 * time.Second, Interval: 7 * time.Second, Count: 5},
-			Control:         harness.UserTimeout(33 * time.Second),
-		}}
-		var tap harness.Tap
-		c, err := pq.NewConnector(s.dsn)
+		d := s.rig.Dialer("orders")
+		own, want := harness.NetDialer()
+		d.NetDialer = own
+		db, stop, err := Open(d, s.dsn)
 		require.NoError(t, err)
-		c.Dialer(tapped{dialing{&d}, tap.Dial(d.DialContext)})
-		db := sql.OpenDB(c)
 		defer db.Close()
+		defer stop()
 		require.NoError(t, db.PingContext(t.Context()))
-		require.Equal(t, harness.SocketOptions{KeepAlive: 1, Idle: 42, Interval: 7, Count: 5, UserTimeout: 33000, NoDelay: 1},
-			harness.Options(t, tap.Conns()[0]))
+		require.Equal(t, want, s.path.Links()[0].Options(t))
 	})
 }
 
-// tapped dials with dial.
-type tapped struct {
-	dialing
-	dial dialer.DialFunc
+func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, harness.NewCerts(t))
+	s.dsn += " ssl_max_protocol_version=TLSv1.2"
+	s.path.TLSAfter(8) // SSLRequest
+	db := s.open(1)
+	require.NoError(t, db.PingContext(t.Context()))
+	require.NoError(t, db.Close())
+	s.path.Announced(t)
+	s.rig.Silent(t)
 }
 
-func (d tapped) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return d.dial(ctx, network, address)
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) {
+			return dialing{s.rig.Dialer("orders")}.DialContext(t.Context(), "tcp", addr)
+		})
+	})
 }
 
 func TestTheConnectTimeoutAndTheContextHold(t *testing.T) {

@@ -1,10 +1,10 @@
 package nethttp
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"testing"
 	"time"
@@ -90,12 +90,7 @@ func goServer(t *testing.T, certs *harness.Certs, protocols *http.Protocols) ser
 			srv.TLSConfig = certs.Server.Clone()
 			serve = func() error { return srv.ServeTLS(ln, "", "") }
 		}
-		ended := make(chan error, 1)
-		go func() { ended <- serve() }()
-		return func() {
-			srv.Close()
-			<-ended
-		}
+		return harness.Serving(serve, func() { srv.Close() })
 	})
 }
 
@@ -109,13 +104,24 @@ func (s *setup) client() *http.Client {
 // get reads an answer as one should.
 func (s *setup) get(client *http.Client) {
 	s.t.Helper()
+	require.NoError(s.t, s.ask(client))
+}
+
+// ask is get where there may be no answer.
+func (s *setup) ask(client *http.Client) error {
+	s.t.Helper()
 	resp, err := client.Get(s.url)
-	require.NoError(s.t, err)
+	if err != nil {
+		return err
+	}
 	defer resp.Body.Close()
 	require.Equal(s.t, s.proto, resp.Proto)
 	b, err := io.ReadAll(resp.Body)
-	require.NoError(s.t, err)
+	if err != nil {
+		return err
+	}
 	require.Equal(s.t, "hello", string(b))
+	return nil
 }
 
 // A transport reads its idle connections: one that the server ends is closed
@@ -126,8 +132,8 @@ func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 		for range 3 {
 			s.get(client)
 		}
-		require.Len(t, s.rig.Conns("web"), 1)
 		s.rig.Rest(t, time.Minute)
+		require.Len(t, s.rig.Conns("web"), 1)
 		s.srv.Restart(t)
 		s.rig.WaitGone(t, "web")
 		s.get(client)
@@ -139,7 +145,7 @@ func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 		client.CloseIdleConnections()
 		s.rig.WaitGone(t, "web")
 		s.rig.Silent(t)
-		require.Equal(t, 3, s.path.Made())
+		require.Greater(t, s.path.Made(), 2) // a transport that was kept waiting for 50 ms does not use one again
 		harness.Kept(t)
 	})
 }
@@ -174,29 +180,23 @@ func TestHTTP2FindsASilentServerByItsOwnPing(t *testing.T) {
 	each(t, func(t *testing.T, s *setup) {
 		s.base.HTTP2 = &http.HTTP2Config{SendPingTimeout: 20 * time.Millisecond, PingTimeout: 50 * time.Millisecond}
 		client := s.client()
-		s.get(client)
+		answered := func() bool { return s.ask(client) == nil } // a slow machine is silent, too
+		harness.WaitUntil(t, "an answer", answered)
 		s.path.Stall()
 		s.rig.WaitGone(t, "web")
 		s.path.Flow()
-		s.get(client)
+		harness.WaitUntil(t, "another answer", answered)
 		s.rig.Silent(t)
 	}, "HTTP/2.0")
 }
 
 func TestTheSocketHasTheOptionsOfTheTransportsOwnDialer(t *testing.T) {
 	each(t, func(t *testing.T, s *setup) {
-		own := &net.Dialer{KeepAlive: 47 * time.Second, Control: harness.UserTimeout(12 * time.Second)}
+		own, want := harness.NetDialer()
 		s.base.DialContext = own.DialContext
-		var conn net.Conn
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { conn = i.Conn }})
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
-		require.NoError(t, err)
-		resp, err := s.client().Do(req)
-		require.NoError(t, err)
-		defer resp.Body.Close()
-		got := harness.Options(t, conn)
-		require.Equal(t, 12_000, got.UserTimeout)
-		require.Equal(t, 47, got.Idle)
+		s.get(s.client())
+		require.Len(t, s.rig.Conns("web"), 1)
+		require.Equal(t, want, s.path.Links()[0].Options(t))
 		s.rig.Silent(t)
 	})
 }
@@ -215,28 +215,18 @@ func TestTheTransportsOwnTimeoutsHold(t *testing.T) {
 	})
 }
 
-// The server reads a close_notify before the FIN, as without tcpstate.
 func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
-	certs := harness.NewCerts(t)
-	var ends *harness.Ends
-	srv := harness.NewProgram(t, func(ln net.Listener) func() {
-		ends = harness.NewEnds(ln, certs.Server)
-		srv := &http.Server{}
-		ended := make(chan error, 1)
-		go func() { ended <- srv.Serve(ends) }()
-		return func() {
-			srv.Close()
-			<-ended
+	each(t, func(t *testing.T, s *setup) {
+		if s.base.TLSClientConfig == nil {
+			return
 		}
+		s.base.TLSClientConfig.MaxVersion = tls.VersionTLS12
+		client := s.client()
+		s.get(client)
+		client.CloseIdleConnections()
+		s.path.Announced(t)
+		s.rig.Silent(t)
 	})
-	rig := harness.New(t)
-	client := New(rig.Dialer("web"), &http.Transport{TLSClientConfig: certs.Client})
-	resp, err := client.Get("https://" + srv.Addr())
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	client.CloseIdleConnections()
-	ends.Announced(t, 1)
-	rig.Silent(t)
 }
 
 // After the answer "101 Switching Protocols" a client may end its direction
@@ -257,12 +247,7 @@ func TestAnUpgradedConnectionCanBeClosedOneWay(t *testing.T) {
 				_, _ = c.Write(said) // the client will miss it
 			}
 		})}
-		ended := make(chan error, 1)
-		go func() { ended <- srv.Serve(ln) }()
-		return func() {
-			srv.Close()
-			<-ended
-		}
+		return harness.Serving(func() error { return srv.Serve(ln) }, func() { srv.Close() })
 	})
 	rig := harness.New(t)
 	client := New(rig.Dialer("web"), &http.Transport{})

@@ -1,7 +1,6 @@
 package paho
 
 import (
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/url"
@@ -20,39 +19,33 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 // setup is a server with a client's way to it.
 type setup struct {
-	t    *testing.T
-	srv  *harness.Server
-	path *harness.Path
-	rig  *harness.Rig
-	tls  *tls.Config // nil: plain
+	t     *testing.T
+	srv   *harness.Server
+	path  *harness.Path
+	rig   *harness.Rig
+	certs *harness.Certs // nil: plain
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, srv: harness.Mosquitto(t, c), rig: harness.New(t)}
-			s.path = harness.NewPath(t, s.srv.Addr())
-			if c != nil {
-				s.tls = c.Client
-			}
-			f(t, s)
-		})
-	}
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	s := &setup{t: t, srv: harness.Mosquitto(t, certs), rig: harness.New(t), certs: certs}
+	s.path = harness.NewPath(t, s.srv.Addr())
+	return s
 }
 
 // options are those of a client that comes back at once.
 func (s *setup) options() *mqtt.ClientOptions {
 	scheme := "tcp"
-	if s.tls != nil {
+	if s.certs != nil {
 		scheme = "ssl"
 	}
 	opts := mqtt.NewClientOptions().AddBroker(scheme + "://" + s.path.Addr()).
 		SetMaxReconnectInterval(10 * time.Millisecond)
-	if s.tls != nil {
-		opts.SetTLSConfig(s.tls)
+	if s.certs != nil {
+		opts.SetTLSConfig(s.certs.Client)
 	}
 	Watch(s.rig.Dialer("sensors"), opts)
 	return opts
@@ -80,23 +73,25 @@ func TestAProgramWithoutALeakIsSilentAcrossARestart(t *testing.T) {
 			subscribed <- c.Subscribe("temperature", 1, func(_ mqtt.Client, m mqtt.Message) { got <- m })
 		})
 		c := s.connect(opts)
-		use := func() {
+		// As of version 1.5.1 paho has a data race when a message to be acknowledged
+		// is published while it comes back: it sends again what it is sending.
+		use := func(qos byte) {
 			done(t, <-subscribed)
 			for range 100 {
-				done(t, c.Publish("temperature", 1, false, make([]byte, 1000)))
+				done(t, c.Publish("temperature", qos, false, make([]byte, 1000)))
 			}
 			for range 100 {
 				<-got
 			}
 		}
 
-		use()
+		use(1)
 		s.rig.Rest(t, time.Minute)
 		s.srv.Restart(t)
-		use()
+		use(0)
 		s.rig.Rest(t, time.Minute)
 		s.path.Reset()
-		use()
+		use(0)
 		s.rig.Silent(t)
 		c.Disconnect(1000)
 		s.rig.WaitGone(t, "sensors")
@@ -133,7 +128,7 @@ func TestAPublisherWhoseBrokerVanishedIsFound(t *testing.T) {
 		done(t, c.Publish("temperature", 0, false, "lost"))
 		s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "sensors", "", "")
 		require.True(t, c.IsConnectionOpen())
-		s.path.Heal()
+		s.path.Heal(t)
 	})
 }
 
@@ -144,7 +139,7 @@ func TestABrokerThatHangsIsFoundByTheDeclaredKeepAlive(t *testing.T) {
 		s.rig.Clock.Pace(20)
 		opts := s.options().SetKeepAlive(time.Second).SetPingTimeout(time.Hour)
 		d := s.rig.Dialer("sensors")
-		d.Expect.Heartbeat = 40 * time.Second // two real ones
+		d.Expect.Heartbeat = 100 * time.Second // five real ones
 		Watch(d, opts)
 		s.connect(opts)
 		s.rig.Silent(t)
@@ -157,18 +152,20 @@ func TestABrokerThatHangsIsFoundByTheDeclaredKeepAlive(t *testing.T) {
 func TestTheClientsPingsReplaceADeadConnection(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		lost := make(chan error, 1)
-		opts := s.options().SetKeepAlive(time.Second).SetPingTimeout(100 * time.Millisecond)
-		opts.SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
+		opts := s.options().SetKeepAlive(time.Second).SetPingTimeout(time.Second)
+		opts.SetConnectionLostHandler(func(_ mqtt.Client, err error) {
+			select {
+			case lost <- err:
+			default: // once more, on a slow machine
+			}
+		})
 		c := s.connect(opts)
 		s.path.Deafen(t)
-		dead := s.path.Links()
 		require.ErrorContains(t, <-lost, "pingresp not received")
-		for _, l := range dead {
-			l.Heal()
-		}
+		s.path.Heal(t)
 		harness.WaitUntil(t, "another connection", c.IsConnectionOpen)
-		done(t, c.Publish("temperature", 1, false, "alive"))
-		require.Equal(t, 2, s.path.Made())
+		done(t, c.Publish("temperature", 0, false, "alive"))
+		require.Greater(t, s.path.Made(), 1)
 		c.Disconnect(1000)
 		s.rig.Silent(t)
 		harness.Kept(t)
@@ -177,19 +174,10 @@ func TestTheClientsPingsReplaceADeadConnection(t *testing.T) {
 
 func TestTheSocketHasTheOptionsOfTheClientsDialer(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		opts := s.options().SetDialer(&net.Dialer{
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 42 * time.Second, Interval: 7 * time.Second, Count: 5},
-			Control:         harness.UserTimeout(33 * time.Second),
-		})
-		open, dialed := opts.CustomOpenConnectionFn, make(chan net.Conn, 1)
-		opts.SetCustomOpenConnectionFn(func(uri *url.URL, opts mqtt.ClientOptions) (net.Conn, error) {
-			c, err := open(uri, opts)
-			dialed <- c
-			return c, err
-		})
-		s.connect(opts)
-		want := harness.SocketOptions{KeepAlive: 1, Idle: 42, Interval: 7, Count: 5, UserTimeout: 33000, NoDelay: 1}
-		require.Equal(t, want, harness.Options(t, <-dialed))
+		own, want := harness.NetDialer()
+		s.connect(s.options().SetDialer(own))
+		require.Len(t, s.rig.Conns("sensors"), 1)
+		require.Equal(t, want, s.path.Links()[0].Options(t))
 	})
 }
 
@@ -219,14 +207,17 @@ func TestWhatCannotBeWatchedIsRefused(t *testing.T) {
 }
 
 func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
-	certs := harness.NewCerts(t)
-	end := harness.NewEnding(t, harness.Mosquitto(t, certs).Addr())
-	config := certs.Client.Clone()
-	config.MaxVersion = tls.VersionTLS12
-	opts := mqtt.NewClientOptions().AddBroker("ssl://" + end.Addr()).SetTLSConfig(config)
-	Watch(harness.New(t).Dialer("sensors"), opts)
-	c := mqtt.NewClient(opts)
-	done(t, c.Connect())
-	c.Disconnect(1000)
-	require.True(t, end.Announced(t))
+	s := newSetup(t, harness.NewCerts(t).TLS12())
+	s.connect(s.options()).Disconnect(1000)
+	s.path.Announced(t)
+	s.rig.Silent(t)
+}
+
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		opts := s.options()
+		harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) {
+			return opts.CustomOpenConnectionFn(&url.URL{Scheme: opts.Servers[0].Scheme, Host: addr}, *opts)
+		})
+	})
 }

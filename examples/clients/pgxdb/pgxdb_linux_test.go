@@ -2,17 +2,16 @@ package pgxdb
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tcpstate/tcpstate-go/dialer"
 	"github.com/tcpstate/tcpstate-go/examples/clients/internal/harness"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
@@ -21,27 +20,29 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 // setup is a server with a client's way to it.
 type setup struct {
-	t    *testing.T
-	srv  *harness.Server
-	path *harness.Path
-	rig  *harness.Rig
-	url  string
+	t     *testing.T
+	srv   *harness.Server
+	path  *harness.Path
+	rig   *harness.Rig
+	certs *harness.Certs // nil: plain
+	url   string
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
 	t.Parallel()
-	certs := harness.NewCerts(t)
-	for name, ssl := range map[string]string{"plain": "disable", "TLS": "verify-full&sslrootcert=" + certs.CAFile} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, srv: harness.Postgres(t, certs), rig: harness.New(t)}
-			require.NoError(t, s.rig.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, Hide) }))
-			s.path = harness.NewPath(t, s.srv.Addr())
-			s.url = fmt.Sprintf("postgres://postgres@%s/postgres?connect_timeout=30&sslmode=%s", s.path.Addr(), ssl)
-			f(t, s)
-		})
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	s := &setup{t: t, srv: harness.Postgres(t, certs), rig: harness.New(t), certs: certs}
+	s.path = harness.NewPath(t, s.srv.Addr())
+	ssl := "disable"
+	if certs != nil {
+		ssl = "verify-full&sslrootcert=" + certs.CAFile
 	}
+	s.rig.Hide(t, Hide)
+	s.url = fmt.Sprintf("postgres://postgres@%s/postgres?connect_timeout=30&sslmode=%s", s.path.Addr(), ssl)
+	return s
 }
 
 // config returns the configuration of a pool of n connections that asks the
@@ -178,11 +179,7 @@ func TestADeadIdleConnectionIsReplacedBeforeItIsUsed(t *testing.T) {
 		p := s.pool(1)
 		require.NoError(t, p.Ping(t.Context()))
 		s.path.FIN()
-		s.rig.WaitState(t, "orders", tcpstate.CloseWait, 1)
-		s.rig.Advance(time.Minute)
-		found := s.rig.Tracker.Findings()
-		require.Len(t, found, 1)
-		require.Equal(t, tcpstate.KindCloseWaitIdleInPool, found[0].Kind)
+		s.rig.WaitInventory(t, "orders", 1)
 		require.NoError(t, p.Ping(t.Context()))
 		require.EqualValues(t, 2, p.Stat().NewConnsCount())
 		s.rig.Silent(t)
@@ -192,25 +189,41 @@ func TestADeadIdleConnectionIsReplacedBeforeItIsUsed(t *testing.T) {
 
 func TestTheSocketHasTheOptionsOfTheClientsDialer(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		own := &net.Dialer{
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 42 * time.Second, Interval: 7 * time.Second, Count: 5},
-			Control:         harness.UserTimeout(33 * time.Second),
-		}
-		var bare, ours harness.Tap
-		for tap, dial := range map[*harness.Tap]dialer.DialFunc{
-			&bare: own.DialContext,
-			&ours: s.rig.Dialer("orders").Wrap(own.DialContext),
-		} {
-			cfg, err := pgx.ParseConfig(s.url)
-			require.NoError(t, err)
-			cfg.DialFunc = pgconn.DialFunc(tap.Dial(dial))
-			c, err := pgx.ConnectConfig(t.Context(), cfg)
-			require.NoError(t, err)
-			t.Cleanup(func() { c.Close(context.Background()) })
-		}
-		want := harness.SocketOptions{KeepAlive: 1, Idle: 42, Interval: 7, Count: 5, UserTimeout: 33000, NoDelay: 1}
-		require.Equal(t, want, harness.Options(t, bare.Conns()[0]))
-		require.Equal(t, want, harness.Options(t, ours.Conns()[0]))
+		cfg, err := pgx.ParseConfig(s.url)
+		require.NoError(t, err)
+		own, want := harness.NetDialer()
+		cfg.DialFunc = own.DialContext
+		c, err := Connect(t.Context(), s.rig.Dialer("orders"), cfg)
+		require.NoError(t, err)
+		defer c.Close(context.Background())
+		require.Len(t, s.rig.Conns("orders"), 1)
+		require.Equal(t, want, s.path.Links()[0].Options(t))
+	})
+}
+
+func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, harness.NewCerts(t))
+	s.path.TLSAfter(8) // SSLRequest
+	cfg := s.config(1)
+	cfg.ConnConfig.TLSConfig.MaxVersion = tls.VersionTLS12
+	p, err := NewPool(t.Context(), s.rig.Dialer("orders"), s.rig.Tracker, cfg)
+	require.NoError(t, err)
+	require.NoError(t, p.Ping(t.Context()))
+	p.Close()
+	s.path.Announced(t)
+	s.rig.Silent(t)
+}
+
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		cfg := s.config(1)
+		p, err := NewPool(t.Context(), s.rig.Dialer("orders"), s.rig.Tracker, cfg)
+		require.NoError(t, err)
+		defer p.Close()
+		harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) {
+			return cfg.ConnConfig.DialFunc(t.Context(), "tcp", addr)
+		})
 	})
 }
 

@@ -1,7 +1,6 @@
 package sarama
 
 import (
-	"crypto/tls"
 	"errors"
 	"net"
 	"testing"
@@ -24,22 +23,15 @@ type setup struct {
 	t      *testing.T
 	broker *kafka.Broker
 	rig    *harness.Rig
-	tls    *tls.Config // nil: plain
+	certs  *harness.Certs // nil: plain
 }
 
-// both runs f over plain TCP and over TLS.
 func both(t *testing.T, f func(t *testing.T, s *setup)) {
-	certs := harness.NewCerts(t)
-	for name, c := range map[string]*harness.Certs{"plain": nil, "TLS": certs} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := &setup{t: t, broker: kafka.New(t, c), rig: harness.New(t)}
-			if c != nil {
-				s.tls = c.Client
-			}
-			f(t, s)
-		})
-	}
+	harness.Both(t, func(t *testing.T, c *harness.Certs) { f(t, newSetup(t, c)) })
+}
+
+func newSetup(t *testing.T, certs *harness.Certs) *setup {
+	return &setup{t: t, broker: kafka.New(t, certs), rig: harness.New(t), certs: certs}
 }
 
 // config is that of a client without tcpstate.
@@ -50,8 +42,8 @@ func (s *setup) config() *sarama.Config {
 	cfg.Metadata.Retry.Max, cfg.Producer.Retry.Max = 500, 500
 	cfg.Consumer.Retry.Backoff = 10 * time.Millisecond
 	cfg.Consumer.Offsets.Initial = sarama.OffsetOldest
-	if s.tls != nil {
-		cfg.Net.TLS.Enable, cfg.Net.TLS.Config = true, s.tls
+	if s.certs != nil {
+		cfg.Net.TLS.Enable, cfg.Net.TLS.Config = true, s.certs.Client
 	}
 	return cfg
 }
@@ -65,7 +57,7 @@ func (s *setup) watched() *sarama.Config {
 
 // client returns a client that is closed when the test ends.
 func (s *setup) client(cfg *sarama.Config) sarama.Client {
-	c, err := sarama.NewClient([]string{s.broker.Via}, cfg)
+	c, err := sarama.NewClient([]string{s.broker.Path.Addr()}, cfg)
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() { c.Close() })
 	return c
@@ -159,7 +151,7 @@ func TestAProducerWhoseBrokerVanishedIsFound(t *testing.T) {
 			sent <- err
 		}()
 		s.rig.Finds(t, tcpstate.KindPeerUnresponsive, "broker", "", "")
-		s.broker.Path.Heal()
+		s.broker.Path.Heal(t)
 		require.NoError(t, <-sent)
 	})
 }
@@ -171,7 +163,7 @@ func TestABrokerThatHangsIsFoundWithinADeclaredSilence(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
 		s.rig.Clock.Pace(20)
 		d := s.rig.Dialer("broker")
-		d.Expect.Silence = 20 * time.Second // a real one
+		d.Expect.Silence = time.Minute // three real seconds
 		cfg := s.config()
 		Watch(d, s.rig.Tracker, cfg)
 		p := s.producer(s.client(cfg))
@@ -239,35 +231,39 @@ func TestTheReadTimeoutEndsADeadConnection(t *testing.T) {
 		_, _, err := p.SendMessage(message())
 		require.NoError(t, err)
 		s.broker.Path.Deafen(t)
-		dead := s.broker.Path.Links()
 		_, _, err = p.SendMessage(message())
 		require.NoError(t, err)
-		for _, l := range dead {
-			l.Heal()
-		}
+		s.broker.Path.Heal(t)
 		s.rig.Silent(t)
+	})
+}
+
+func TestTheSocketHasTheOptionsThatSaramaSets(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		bare, ours := s.config(), s.config()
+		bare.Net.KeepAlive, ours.Net.KeepAlive = 42*time.Second, 42*time.Second
+		Watch(s.rig.Dialer("broker"), s.rig.Tracker, ours)
+		var options []harness.SocketOptions
+		for _, cfg := range []*sarama.Config{bare, ours} {
+			c := s.client(cfg)
+			options = append(options, s.broker.Path.Links()[0].Options(t))
+			require.NoError(t, c.Close())
+			harness.WaitUntil(t, "the end", func() bool { return len(s.broker.Path.Links()) == 0 })
+		}
+		require.Equal(t, 42, options[0].Idle)
+		require.Equal(t, options[0], options[1])
 	})
 }
 
 func TestTheSocketHasTheOptionsOfTheClientsDialer(t *testing.T) {
 	both(t, func(t *testing.T, s *setup) {
-		bare := s.config()
-		bare.Net.KeepAlive = 42 * time.Second
-		ours := s.config()
-		ours.Net.KeepAlive = 42 * time.Second
-		Watch(s.rig.Dialer("broker"), s.rig.Tracker, ours)
-		bare.Net.Proxy.Enable = true
-		bare.Net.Proxy.Dialer = &net.Dialer{Timeout: bare.Net.DialTimeout, KeepAlive: bare.Net.KeepAlive} // as sarama does
-		var options []harness.SocketOptions
-		for _, cfg := range []*sarama.Config{bare, ours} {
-			tap := &tapped{Dialer: cfg.Net.Proxy.Dialer}
-			cfg.Net.Proxy.Dialer = tap
-			s.client(cfg)
-			options = append(options, harness.Options(t, tap.first))
-			require.IsType(t, (*net.TCPConn)(nil), tap.first)
-		}
-		require.Equal(t, 42, options[0].Idle)
-		require.Equal(t, options[0], options[1])
+		d := s.rig.Dialer("broker")
+		own, want := harness.NetDialer()
+		d.NetDialer = own
+		cfg := s.config()
+		Watch(d, s.rig.Tracker, cfg)
+		s.client(cfg)
+		require.Equal(t, want, s.broker.Path.Links()[0].Options(t))
 	})
 }
 
@@ -301,12 +297,18 @@ func TestTheTimeoutsHold(t *testing.T) {
 }
 
 func TestTheEndOfATLSConnectionIsAnnounced(t *testing.T) {
-	certs := harness.NewCerts(t)
-	s := &setup{t: t, broker: kafka.New(t, certs), rig: harness.New(t), tls: certs.Client.Clone()}
-	s.tls.MaxVersion = tls.VersionTLS12
-	end := harness.NewEnding(t, s.broker.Addr())
-	s.broker.Via = end.Addr()
-	s.broker.Restart()
-	require.NoError(t, s.client(s.watched()).Close())
-	require.True(t, end.Announced(t))
+	s := newSetup(t, harness.NewCerts(t).TLS12())
+	c := s.client(s.watched())
+	_, _, err := s.producer(c).SendMessage(message())
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	s.broker.Path.Announced(t)
+	s.rig.Silent(t)
+}
+
+func TestAConnectionCanBeClosedOneWay(t *testing.T) {
+	both(t, func(t *testing.T, s *setup) {
+		dial := s.watched().Net.Proxy.Dialer.Dial
+		harness.ClosesOneWay(t, s.certs, func(addr string) (net.Conn, error) { return dial("tcp", addr) })
+	})
 }

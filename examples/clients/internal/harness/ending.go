@@ -1,109 +1,111 @@
 package harness
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
-	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-// Ending is a way to a TLS server that tells how clients end their
-// connections. It is closed when the test ends.
-type Ending struct {
-	ln    net.Listener
-	ended chan bool
-	wg    sync.WaitGroup
+// TLSAfter says that clients on new connections speak TLS after their first n
+// bytes, in which they ask for it.
+func (p *Path) TLSAfter(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.plain = n
 }
 
-// NewEnding returns a way to target, "host:port". Its clients may speak TLS up
-// to version 1.2, in which alerts can be told from data by those who pass by.
-func NewEnding(t testing.TB, target string) *Ending {
+// Ends returns how clients have ended their TLS connections, oldest first: true
+// where the last that one sent was an alert, such as close_notify. It is for
+// clients with certificates of TLS12. A connection over which a client has sent
+// no data is none of them, since its handshake may have been given up; nor is one
+// that the server has ended first, unless the client had sent the alert by then.
+func (p *Path) Ends() []bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]bool(nil), p.ends...)
+}
+
+// Announced waits until all connections have ended, and fails the test unless
+// there was one and each was announced, see Ends.
+func (p *Path) Announced(t testing.TB) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	e := &Ending{ln: ln, ended: make(chan bool, 100)}
-	e.wg.Go(func() { e.accept(target) })
-	t.Cleanup(func() {
-		ln.Close()
-		e.wg.Wait()
-	})
-	return e
+	WaitUntil(t, "the connections to end", func() bool { return len(p.Ends()) > 0 && len(p.Links()) == 0 })
+	require.NotContains(t, p.Ends(), false)
 }
 
-// Addr returns the address that the client dials.
-func (e *Ending) Addr() string { return e.ln.Addr().String() }
+// Types of TLS records, see RFC 5246, section 6.2.1.
+const (
+	alert           = 21
+	applicationData = 23
+)
 
-// Announced waits for the end of a client's connection and reports whether an
-// alert, such as close_notify, was the last that it sent. Each end is told of
-// once, in order.
-func (e *Ending) Announced(t testing.TB) bool {
-	t.Helper()
-	var announced bool
-	WaitUntil(t, "the client to end its connection", func() bool {
-		select {
-		case announced = <-e.ended:
-			return true
-		default:
-			return false
-		}
-	})
-	return announced
-}
-
-func (e *Ending) accept(target string) {
-	for {
-		client, err := e.ln.Accept()
-		if err != nil {
-			return
-		}
-		server, err := net.Dial("tcp", target)
-		if err != nil {
-			client.Close()
-			continue
-		}
-		e.wg.Go(func() {
-			var back sync.WaitGroup
-			back.Go(func() { io.Copy(client, server) })
-			sent := &records{Reader: client}
-			io.Copy(server, sent)
-			e.ended <- sent.last == alert
-			server.Close()
-			back.Wait()
-			client.Close()
-		})
-	}
-}
-
-// alert is the type of the records of alerts (RFC 5246, section 6.2.1).
-const alert = 21
-
-// records reads TLS records and remembers the type of the last one.
+// records tells the TLS records of a stream apart.
 type records struct {
-	io.Reader
-	last   byte
+	plain  int    // bytes before the first
+	last   byte   // the type of the last one
+	data   bool   // there was application data
 	header []byte // of the record that is being read, until complete
 	rest   int    // of its content
 }
 
-// Read implements io.Reader.
-func (r *records) Read(b []byte) (int, error) {
-	n, err := r.Reader.Read(b)
-	for got := b[:n]; len(got) > 0; {
-		if r.rest == 0 {
-			take := min(5-len(r.header), len(got))
-			r.header = append(r.header, got[:take]...)
-			got = got[take:]
-			if len(r.header) == 5 {
-				r.last, r.rest = r.header[0], int(r.header[3])<<8|int(r.header[4])
-				r.header = r.header[:0]
-			}
+// add takes the next bytes of the stream.
+func (r *records) add(b []byte) {
+	skip := min(r.plain, len(b))
+	r.plain -= skip
+	for b = b[skip:]; len(b) > 0; {
+		if r.rest > 0 {
+			n := min(r.rest, len(b))
+			r.rest -= n
+			b = b[n:]
 			continue
 		}
-		take := min(r.rest, len(got))
-		r.rest -= take
-		got = got[take:]
+		n := min(5-len(r.header), len(b))
+		r.header = append(r.header, b[:n]...)
+		b = b[n:]
+		if len(r.header) == 5 {
+			r.last, r.rest = r.header[0], int(r.header[3])<<8|int(r.header[4])
+			r.data = r.data || r.last == applicationData
+			r.header = r.header[:0]
+		}
 	}
-	return n, err
+}
+
+// ClosesOneWay shows that a client's connection, which dial makes as the client
+// does, can be ended in one direction: the server reads the end, and its answer
+// still arrives. With certs the server speaks TLS, and so does the client, above
+// what dial returns unless dial has done that already.
+func ClosesOneWay(t testing.TB, certs *Certs, dial func(addr string) (net.Conn, error)) {
+	t.Helper()
+	srv := NewProgram(t, func(ln net.Listener) func() {
+		if certs != nil {
+			ln = tls.NewListener(ln, certs.Server)
+		}
+		return Serving(func() error { return Accept(ln, answer) }, func() { ln.Close() })
+	})
+	c, err := dial(srv.Addr())
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, c.SetDeadline(time.Now().Add(deadline)))
+	if _, ok := c.(*tls.Conn); certs != nil && !ok {
+		config := certs.Client.Clone()
+		config.ServerName = "localhost"
+		c = tls.Client(c, config)
+	}
+	_, err = io.WriteString(c, "why?")
+	require.NoError(t, err)
+	require.NoError(t, c.(interface{ CloseWrite() error }).CloseWrite())
+	got, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Equal(t, "you asked: why?", string(got))
+}
+
+// answer answers when it has heard all of the question.
+func answer(c net.Conn) {
+	if question, err := io.ReadAll(c); err == nil {
+		_, _ = io.WriteString(c, "you asked: "+string(question)) // or the client has left
+	}
 }

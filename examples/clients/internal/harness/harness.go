@@ -11,6 +11,9 @@
 //	rig.Finds(t, tcpstate.KindCloseWaitEOFSeen, "cache", "dial", "lost") // at the line marked "// leak: lost"
 //	rig.Silent(t)                                                        // nothing above inventory, ever
 //
+// What the client has set on its socket, and how it ends its connections, the
+// path tells: Link.Options, Path.Announced.
+//
 // The clock of a rig stands still but in Advance, Rest, Finds and Silent, and
 // then runs a hundred times as fast as real time.
 //

@@ -45,22 +45,31 @@ func TestEveryServerStartsAndRestarts(t *testing.T) {
 	}
 }
 
+func TestAPortIsTheServersUntilTheTestEnds(t *testing.T) {
+	var port int
+	t.Run("reserved", func(t *testing.T) {
+		port = FreePort(t)
+		require.False(t, reserve(t, port))
+		require.Error(t, accepts(addr(port)))
+		for range 2 {
+			ln, err := net.Listen("tcp", addr(port))
+			require.NoError(t, err)
+			require.NoError(t, accepts(addr(port)))
+			require.False(t, reserve(t, port))
+			require.NoError(t, ln.Close())
+		}
+		require.False(t, reserve(t, port))
+	})
+	require.True(t, reserve(t, port))
+}
+
+func addr(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
 func TestAPathPassesBytesAndEndsOn(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer ln.Close()
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				io.Copy(c, c)
-			}()
-		}
-	}()
+	go Accept(ln, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	dial := func(p *Path) *net.TCPConn {
 		c, err := net.Dial("tcp", p.Addr())
 		require.NoError(t, err)

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 )
@@ -23,6 +25,8 @@ type Path struct {
 	stalled chan struct{} // not nil: bytes wait until it is closed
 	made    int
 	refused int
+	plain   int    // see TLSAfter
+	ends    []bool // see Ends
 	wg      sync.WaitGroup
 }
 
@@ -30,6 +34,8 @@ type Path struct {
 type Link struct {
 	p              *Path
 	client, server *net.TCPConn
+	sent           records // by the client
+	left           bool    // it was the client who ended it
 	heal           func()
 }
 
@@ -101,10 +107,20 @@ func (p *Path) Deafen(t testing.TB) {
 	}
 }
 
-// Heal ends Deafen.
-func (p *Path) Heal() {
-	for _, l := range p.Links() {
+// Heal ends Deafen. Of connections that the client has closed meanwhile it waits
+// for the end, which the client's kernel sends once more when it sees fit.
+func (p *Path) Heal(t testing.TB) {
+	t.Helper()
+	links := p.Links()
+	for _, l := range links {
 		l.Heal()
+	}
+	for _, l := range links {
+		if fd, open := l.socket(t); open {
+			unix.Close(fd)
+			continue
+		}
+		WaitUntil(t, "the end of a connection", func() bool { return !slices.Contains(p.Links(), l) })
 	}
 }
 
@@ -173,8 +189,8 @@ func (p *Path) accept() {
 			p.mu.Unlock()
 			continue
 		}
-		l := &Link{p: p, client: client, server: server.(*net.TCPConn)}
 		p.mu.Lock()
+		l := &Link{p: p, client: client, server: server.(*net.TCPConn), sent: records{plain: p.plain}}
 		p.links = append(p.links, l)
 		p.made++
 		p.mu.Unlock()
@@ -193,6 +209,9 @@ func (l *Link) relay() {
 	l.server.Close()
 	l.p.mu.Lock()
 	defer l.p.mu.Unlock()
+	if announced := l.sent.last == alert; l.sent.data && (l.left || announced) {
+		l.p.ends = append(l.p.ends, announced)
+	}
 	for i, other := range l.p.links {
 		if other == l {
 			l.p.links = append(l.p.links[:i:i], l.p.links[i+1:]...)
@@ -205,6 +224,10 @@ func (l *Link) pass(dst, src *net.TCPConn) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := src.Read(buf)
+		if src == l.client {
+			l.sent.add(buf[:n])
+			l.left = err != nil && !errors.Is(err, net.ErrClosed)
+		}
 		l.p.mu.Lock()
 		stalled := l.p.stalled
 		l.p.mu.Unlock()

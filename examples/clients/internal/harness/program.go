@@ -1,12 +1,8 @@
 package harness
 
 import (
-	"crypto/tls"
-	"errors"
-	"io"
 	"net"
 	"strconv"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -61,60 +57,28 @@ func (p *Program) Restart(t testing.TB) {
 	p.Start(t)
 }
 
-// Ends is a listener that speaks TLS and remembers how the streams of its
-// connections end: by io.EOF if the client has announced it, as it should, and
-// by io.ErrUnexpectedEOF if it has not.
-type Ends struct {
-	net.Listener // speaks TLS
-
-	mu   sync.Mutex // guards following fields
-	ends []error
-}
-
-// NewEnds returns such a listener above ln.
-func NewEnds(ln net.Listener, config *tls.Config) *Ends {
-	return &Ends{Listener: tls.NewListener(ln, config)}
-}
-
-// Accept implements net.Listener.
-func (e *Ends) Accept() (net.Conn, error) {
-	c, err := e.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &ending{Conn: c, at: e}, nil
-}
-
-// Announced waits until n connections have ended, and fails the test unless
-// each was announced.
-func (e *Ends) Announced(t testing.TB, n int) {
-	t.Helper()
-	WaitUntil(t, "the ends of the connections", func() bool {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		return len(e.ends) == n
-	})
-	for _, err := range e.ends {
-		require.Equal(t, io.EOF, err)
+// Serving runs serve, such as Serve of an http.Server, and returns a function
+// that calls end and waits until serve has returned.
+func Serving(serve func() error, end func()) (stop func()) {
+	ended := make(chan error, 1)
+	go func() { ended <- serve() }()
+	return func() {
+		end()
+		<-ended
 	}
 }
 
-type ending struct {
-	net.Conn
-	at   *Ends
-	once sync.Once
-}
-
-// Read implements net.Conn.
-func (c *ending) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	var timeout net.Error
-	if err != nil && !errors.Is(err, net.ErrClosed) && !(errors.As(err, &timeout) && timeout.Timeout()) {
-		c.once.Do(func() {
-			c.at.mu.Lock()
-			defer c.at.mu.Unlock()
-			c.at.ends = append(c.at.ends, err)
-		})
+// Accept lets handle have each connection of ln, and closes it afterwards. It
+// returns when ln is closed.
+func Accept(ln net.Listener, handle func(net.Conn)) error {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			handle(c)
+		}()
 	}
-	return n, err
 }

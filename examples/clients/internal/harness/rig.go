@@ -68,6 +68,12 @@ func (r *Rig) Dialer(name string) *dialer.Dialer {
 	return &dialer.Dialer{Tracker: r.Tracker, Name: name}
 }
 
+// Hide hides the frames of a recipe from the lines that findings name.
+func (r *Rig) Hide(t testing.TB, frames ...string) {
+	t.Helper()
+	require.NoError(t, r.Tracker.Set(func(c *tcpstate.Config) { c.HideFrames = append(c.HideFrames, frames...) }))
+}
+
 // Conns returns the open connections called name, oldest first.
 func (r *Rig) Conns(name string) []tcpstate.Snapshot {
 	var conns []tcpstate.Snapshot
@@ -87,6 +93,23 @@ func (r *Rig) WaitState(t testing.TB, name string, s tcpstate.State, n int) {
 		conns := r.Conns(name)
 		return len(conns) == n && !slices.ContainsFunc(conns, func(c tcpstate.Snapshot) bool { return c.State != s })
 	})
+}
+
+// WaitInventory waits until the server has closed n of the connections called
+// name, and fails the test unless those are inventory a minute later, and nothing
+// else is found.
+func (r *Rig) WaitInventory(t testing.TB, name string, n int) {
+	t.Helper()
+	WaitUntil(t, fmt.Sprintf("the ends of %d connections %q", n, name), func() bool {
+		ended := slices.DeleteFunc(r.Conns(name), func(c tcpstate.Snapshot) bool { return c.State != tcpstate.CloseWait })
+		return len(ended) == n
+	})
+	r.Clock.Advance(time.Minute)
+	found := r.Tracker.Findings()
+	require.Len(t, found, n)
+	for _, f := range found {
+		require.Equal(t, tcpstate.KindCloseWaitIdleInPool, f.Kind)
+	}
 }
 
 // Advance moves the clock of the rig.
@@ -112,14 +135,25 @@ func (r *Rig) atRest() bool {
 	return true
 }
 
-// WaitGone waits until no connection called name is open. That one is closed
+// WaitGone waits until no connection called name is open, of which there must
+// have been one: else the tracker knows nothing of the client. That one is closed
 // which is not wrapped is noticed by the tracker as the clock moves.
 func (r *Rig) WaitGone(t testing.TB, name string) {
 	t.Helper()
+	require.True(t, r.had(name), "no connection was ever called %q", name)
 	WaitUntil(t, "the connections to be closed", func() bool {
 		r.Clock.Advance(time.Second)
 		return len(r.Conns(name)) == 0
 	})
+}
+
+func (r *Rig) had(name string) bool {
+	for s := range r.Tracker.Series() {
+		if s.Name == name && s.Opened > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // WaitCollected waits until the garbage collector has found that nobody refers

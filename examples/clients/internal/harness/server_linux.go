@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // Server is a server process of one test. It is killed when the test ends, and
@@ -77,21 +78,34 @@ func newServer(t testing.TB, user string) *Server {
 // ports is how many ports FreePort has tried.
 var ports atomic.Int32
 
-// FreePort returns a loopback port that nobody listens on, below those that the
-// kernel gives to clients, so that it is still free after a restart. Tests of
-// other packages, which run in processes of their own, have other ports.
+// FreePort returns a loopback port for a server of the test, below those that
+// the kernel gives to clients. Nobody else gets it until the test ends, be it in
+// this process or in another, also while the server is restarted.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	for range 100 {
-		port := 10_000 + os.Getpid()%200*100 + int(ports.Add(1))%100
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			require.NoError(t, ln.Close())
+	for range 1000 {
+		port := 10_000 + (os.Getpid()*100+int(ports.Add(1)))%20_000
+		if reserve(t, port) {
 			return port
 		}
 	}
 	t.Fatal("no free port")
 	panic("unreachable")
+}
+
+// reserve binds a socket to port, or reports false where there is one already.
+// With SO_REUSEADDR, which servers set, another one may then listen there.
+func reserve(t testing.TB, port int) bool {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		require.NoError(t, unix.Close(fd))
+		return false
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	require.NoError(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	return true
 }
 
 // credential returns the identity of the server's user, nil where that is the

@@ -67,3 +67,23 @@ func NewCerts(t testing.TB) *Certs {
 	c.Client = &tls.Config{RootCAs: roots}
 	return c
 }
+
+// Both runs f over plain TCP, with nil, and over TLS, beside each other.
+func Both(t *testing.T, f func(t *testing.T, certs *Certs)) {
+	t.Helper()
+	for name, certs := range map[string]*Certs{"plain": nil, "TLS": NewCerts(t)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, certs)
+		})
+	}
+}
+
+// TLS12 returns c for clients that speak TLS up to version 1.2, in which those
+// who pass by can tell alerts from data, see Path.Announced.
+func (c *Certs) TLS12() *Certs {
+	old := *c
+	old.Client = c.Client.Clone()
+	old.Client.MaxVersion = tls.VersionTLS12
+	return &old
+}

@@ -19,11 +19,7 @@ const Topic = "orders"
 
 // Broker is a broker of one test. It is stopped when the test ends.
 type Broker struct {
-	Path *harness.Path // the way to it
-
-	// Via is the address that the broker gives to clients, that of Path unless
-	// the test sets another before Start.
-	Via string
+	Path *harness.Path // the way to it, whose address it gives to clients
 
 	t       testing.TB
 	port    int
@@ -36,7 +32,6 @@ type Broker struct {
 func New(t testing.TB, certs *harness.Certs) *Broker {
 	b := &Broker{t: t, port: harness.FreePort(t), certs: certs, data: t.TempDir()}
 	b.Path = harness.NewPath(t, b.Addr())
-	b.Via = b.Path.Addr()
 	b.Start()
 	t.Cleanup(b.Stop)
 	return b
@@ -76,7 +71,8 @@ func (b *Broker) Restart() {
 	b.Start()
 }
 
-// Hang makes the broker answer nothing until resume is called. It accepts connections and takes requests as ever.
+// Hang makes the broker answer nothing until resume is called. It accepts
+// connections and takes requests as ever.
 func (b *Broker) Hang() (resume func()) {
 	ended := make(chan struct{})
 	b.cluster.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
@@ -93,7 +89,7 @@ func (b *Broker) listen(network, address string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	via, err := net.ResolveTCPAddr("tcp", b.Via)
+	via, err := net.ResolveTCPAddr("tcp", b.Path.Addr())
 	if err != nil {
 		return nil, err
 	}
