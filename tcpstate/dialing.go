@@ -333,8 +333,14 @@ func classifyDial(err error) dialEnd {
 	return dialFailed
 }
 
-// maxDials bounds the ended dials that wait for the loop.
-const maxDials = maxQueue
+const (
+	// maxDials bounds the ended dials that wait for the loop.
+	maxDials = maxQueue
+	// wakeQueue is how many ends of dials, or of connections that observers are to
+	// be told of, come together before the loop is woken: their queues are
+	// bounded, too.
+	wakeQueue = maxQueue / 4
+)
 
 // tellDialSoon hands the dial to the loop, which tells the observers: a dial
 // does not wait for them. resent is how often a SYN was seen to be sent again
@@ -379,6 +385,11 @@ func (t *Tracker) tellSoon(dd dialed) {
 		return
 	}
 	t.dials = append(t.dials, dd)
+	if len(t.dials)%wakeQueue == 0 {
+		t.urgent = true
+		t.kickLocked(0)
+		return
+	}
 	t.kickLocked(youngDelay)
 }
 
@@ -404,14 +415,12 @@ func (t *Tracker) tellDial(d *dialed) {
 	for _, s := range *subs {
 		switch {
 		case d.shake != nil && s.o.HandshakeDone != nil:
-			ev := event{what: eventHandshake, shake: d.shake, e: d.e}
-			s.push(ev)
+			s.push(event{what: eventHandshake, shake: d.shake, e: d.e})
 		case d.wait != nil && s.o.WaitDone != nil:
 			s.push(event{what: eventWait, wait: d.wait, tokens: d.tokens, e: d.e})
 		case d.shake == nil && d.wait == nil && s.o.DialDone != nil:
-			ev := event{what: eventDial, dial: d.dial, e: d.e}
-			ev.dial.Token = d.tokens.of(s)
-			s.push(ev)
+			d.dial.Token = d.tokens.of(s)
+			s.pushDial(&d.dial, d.e)
 		}
 	}
 }

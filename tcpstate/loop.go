@@ -233,9 +233,12 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 	t.flush(now)
 	wait = t.pause(now, j.next(now))
 	if wait < 0 {
-		j.suspects, j.spare, j.spareEnds = nil, nil, nil
+		j.suspects, j.spare, j.spareEnds, j.spareDials = nil, nil, nil, nil
 		j.closing.rest(t, now)
 		t.flush(now)
+		for _, s := range t.everybody() {
+			s.rest()
+		}
 		t.rest(now)
 	}
 	return wait

@@ -29,7 +29,7 @@ func (t *Tracker) meet(now int64) {
 	j := &t.judge
 	t.mu.Lock()
 	ends, dials := t.ends, t.dials
-	t.ends, t.dials = j.spareEnds, nil
+	t.ends, t.dials = j.spareEnds, j.spareDials
 	var young []*entry
 	if t.poller.Load() != nil {
 		// Without a loop they wait for one.
@@ -44,6 +44,7 @@ func (t *Tracker) meet(now int64) {
 	for i := range dials {
 		t.tellDial(&dials[i])
 	}
+	j.spareDials = emptied(dials)
 	for _, e := range young {
 		t.arm(e)
 	}

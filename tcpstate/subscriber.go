@@ -14,7 +14,9 @@ type subscriber struct {
 	told map[*group]told // guarded by judge.mu
 
 	mu      sync.Mutex // guards following fields
-	queue   []event
+	queue   fifo[event]
+	dials   fifo[DialInfo]   // of the events about them, in the same order
+	closes  fifo[ClosedInfo] // likewise
 	running bool
 	stopped bool
 }
@@ -22,13 +24,19 @@ type subscriber struct {
 // event is one call of an observer.
 type event struct {
 	what    eventKind
-	finding Finding
-	closed  ClosedInfo
-	dial    DialInfo
+	finding *Finding
 	shake   *HandshakeInfo
 	wait    *WaitInfo
 	tokens  *token // of wait
 	e       *entry // of dial, shake, wait and closed
+}
+
+// news is an event with what lies in queues of its own, because there is one for
+// every dial and connection.
+type news struct {
+	event
+	dial   DialInfo
+	closed ClosedInfo
 }
 
 type eventKind uint8
@@ -57,15 +65,37 @@ const (
 func (s *subscriber) push(ev event) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.pushLocked(ev)
+}
+
+// pushDial queues the end of a dial.
+func (s *subscriber) pushDial(d *DialInfo, e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pushLocked(event{what: eventDial, e: e}) {
+		s.dials.push(d)
+	}
+}
+
+// pushClosed queues the end of a connection.
+func (s *subscriber) pushClosed(c *ClosedInfo, e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pushLocked(event{what: eventClosed, e: e}) {
+		s.closes.push(c)
+	}
+}
+
+func (s *subscriber) pushLocked(ev event) bool {
 	limit := maxQueue
 	if ev.what >= eventOpened {
 		limit += maxFindings
 	}
-	if s.stopped || len(s.queue) >= limit && ev.what != eventCleared {
+	if s.stopped || s.queue.len() >= limit && ev.what != eventCleared {
 		s.t.count.queueFull.Add(1)
 		return false
 	}
-	s.queue = append(s.queue, ev)
+	s.queue.push(&ev)
 	if !s.running {
 		s.running = true
 		time.AfterFunc(0, s.drain) // without the pprof labels of the caller
@@ -83,28 +113,45 @@ func (s *subscriber) drain() {
 			time.AfterFunc(0, s.drain)
 		}
 	}()
-	for {
-		ev, ok := s.pop()
-		if !ok {
-			done = true
-			return
-		}
+	var ev news
+	for s.pop(&ev) {
 		s.tell(&ev)
 	}
+	done = true
 }
 
 // pop takes the next event off the queue, and ends running when there is none.
-func (s *subscriber) pop() (ev event, ok bool) {
+func (s *subscriber) pop(ev *news) (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.queue) == 0 {
-		s.queue, s.running = nil, false
-		return ev, false
+	*ev = news{}
+	if !s.queue.pop(&ev.event) {
+		s.running = false
+		if s.t.poller.Load() == nil {
+			s.restLocked()
+		}
+		return false
 	}
-	ev = s.queue[0]
-	s.queue[0] = event{}
-	s.queue = s.queue[1:]
-	return ev, true
+	switch ev.what {
+	case eventDial:
+		s.dials.pop(&ev.dial)
+	case eventClosed:
+		s.closes.pop(&ev.closed)
+	}
+	return true
+}
+
+// rest gives back what an empty queue keeps: the loop has ended.
+func (s *subscriber) rest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restLocked()
+}
+
+func (s *subscriber) restLocked() {
+	if s.queue.len() == 0 {
+		s.queue, s.dials, s.closes = fifo[event]{}, fifo[DialInfo]{}, fifo[ClosedInfo]{}
+	}
 }
 
 // stop ends the subscription and waits until the queue is empty. It polls: a
@@ -127,12 +174,12 @@ func (s *subscriber) stop() {
 // stopTimeout is how long stop waits for an observer that hangs.
 const stopTimeout = 5 * time.Second
 
-func (s *subscriber) tell(ev *event) {
+func (s *subscriber) tell(ev *news) {
 	defer s.caught()
 	o := s.o
 	call := func(f func(Finding)) {
 		if f != nil {
-			f(ev.finding)
+			f(*ev.finding)
 		}
 	}
 	switch ev.what {
@@ -154,7 +201,7 @@ func (s *subscriber) tell(ev *event) {
 			o.HandshakeDone(info)
 		}
 	case eventWait:
-		s.tellWait(ev)
+		s.tellWait(&ev.event)
 	case eventClosed:
 		if o.Closed != nil {
 			// A token that DialDone returned came after the event was queued.

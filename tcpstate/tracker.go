@@ -368,7 +368,7 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 	}
 	t.ends = append(t.ends, e)
 	switch {
-	case e.leaked || len(t.ends)%(maxEnds/16) == 0:
+	case e.leaked || len(t.ends)%wakeQueue == 0:
 		t.urgent = true
 		t.kickLocked(0)
 	case t.live == 0:
