@@ -20,7 +20,6 @@ type judgement struct {
 	suspects   []*entry
 	spare      []*entry
 	spareEnds  []*entry // for Tracker.ends
-	spareDials []dialed // for Tracker.dials
 	sweepStart int64
 	sweepWork  time.Duration
 
@@ -325,7 +324,7 @@ func (t *Tracker) forgetFindings() {
 	defer j.mu.Unlock()
 	clear(j.findings)
 	clear(j.groups)
-	j.news, j.suspects, j.spare, j.spareEnds, j.spareDials, j.unarmed = nil, nil, nil, nil, nil, 0
+	j.news, j.suspects, j.spare, j.spareEnds, j.unarmed = nil, nil, nil, nil, 0
 	j.closing.hangUp()
 	j.closing = closingChore{}
 	j.idle = nil

@@ -14,12 +14,21 @@ type subscriber struct {
 	told map[*group]told // guarded by judge.mu
 
 	mu      sync.Mutex // guards following fields
-	queue   fifo[event]
-	dials   fifo[DialInfo]   // of the events about them, in the same order
-	closes  fifo[ClosedInfo] // likewise
+	queues  *queues    // nil: empty
 	running bool
 	stopped bool
 }
+
+// queues are what a subscriber is to be told of.
+type queues struct {
+	events fifo[event]
+	dials  fifo[DialInfo]   // of the events about them, in the same order
+	closes fifo[ClosedInfo] // likewise
+}
+
+// idleQueues are those that nobody needs at present: the next collections of
+// garbage take them.
+var idleQueues = sync.Pool{New: func() any { return new(queues) }}
 
 // event is one call of an observer.
 type event struct {
@@ -65,16 +74,9 @@ const (
 func (s *subscriber) push(ev event) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pushLocked(ev)
-}
-
-// pushDial queues the end of a dial.
-func (s *subscriber) pushDial(d *DialInfo, e *entry) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.pushLocked(event{what: eventDial, e: e}) {
-		s.dials.push(d)
-	}
+	ok := s.pushLocked(ev)
+	s.startLocked()
+	return ok
 }
 
 // pushClosed queues the end of a connection.
@@ -82,25 +84,64 @@ func (s *subscriber) pushClosed(c *ClosedInfo, e *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pushLocked(event{what: eventClosed, e: e}) {
-		s.closes.push(c)
+		s.queues.closes.push(c)
+	}
+	s.startLocked()
+}
+
+// pushSoon queues ev for the next start.
+func (s *subscriber) pushSoon(ev event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pushLocked(ev)
+}
+
+// pushDial queues the end of a dial for the next start.
+func (s *subscriber) pushDial(d *DialInfo, e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pushLocked(event{what: eventDial, e: e}) {
+		s.queues.dials.push(d)
 	}
 }
 
 func (s *subscriber) pushLocked(ev event) bool {
+	if s.queues == nil {
+		s.queues = idleQueues.Get().(*queues)
+	}
 	limit := maxQueue
 	if ev.what >= eventOpened {
 		limit += maxFindings
 	}
-	if s.stopped || s.queue.len() >= limit && ev.what != eventCleared {
+	if s.stopped || s.queues.events.len() >= limit && ev.what != eventCleared {
 		s.t.count.queueFull.Add(1)
 		return false
 	}
-	s.queue.push(&ev)
-	if !s.running {
+	s.queues.events.push(&ev)
+	return true
+}
+
+// start begins to tell the observer of what is queued.
+func (s *subscriber) start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.startLocked()
+}
+
+func (s *subscriber) startLocked() {
+	if !s.running && s.queues != nil && s.queues.events.len() > 0 {
 		s.running = true
 		time.AfterFunc(0, s.drain) // without the pprof labels of the caller
 	}
-	return true
+}
+
+// forget drops what is queued and nobody tells.
+func (s *subscriber) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running {
+		s.queues = nil
+	}
 }
 
 // drain tells the observer until the queue is empty.
@@ -125,7 +166,7 @@ func (s *subscriber) pop(ev *news) (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	*ev = news{}
-	if !s.queue.pop(&ev.event) {
+	if s.queues == nil || !s.queues.events.pop(&ev.event) {
 		s.running = false
 		if s.t.poller.Load() == nil {
 			s.restLocked()
@@ -134,9 +175,9 @@ func (s *subscriber) pop(ev *news) (ok bool) {
 	}
 	switch ev.what {
 	case eventDial:
-		s.dials.pop(&ev.dial)
+		s.queues.dials.pop(&ev.dial)
 	case eventClosed:
-		s.closes.pop(&ev.closed)
+		s.queues.closes.pop(&ev.closed)
 	}
 	return true
 }
@@ -149,8 +190,9 @@ func (s *subscriber) rest() {
 }
 
 func (s *subscriber) restLocked() {
-	if s.queue.len() == 0 {
-		s.queue, s.dials, s.closes = fifo[event]{}, fifo[DialInfo]{}, fifo[ClosedInfo]{}
+	if s.queues != nil && s.queues.events.len() == 0 {
+		idleQueues.Put(s.queues)
+		s.queues = nil
 	}
 }
 
