@@ -65,15 +65,20 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // *net.TCPConn it is.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	dialing := d.begin(ctx, network, address)
-	nd := d.NetDialer
-	ctx, hooks := dialing.Hooked(ctx)
-	if hooks.Control {
-		nd = withHook(nd)
-	} else if nd == nil {
-		nd = new(net.Dialer)
-	}
-	if hooks.Trace && named(address) {
+	hooks, to := dialing.Hooks(), destinationOf(address)
+	ctx = dialing.Context(ctx)
+	if hooks.Trace && to == destinationName {
 		ctx = traced(ctx, dialing)
+	}
+	var nd net.Dialer
+	if d.NetDialer != nil {
+		nd = *d.NetDialer
+	}
+	if hooks.Control {
+		hook(&nd)
+	}
+	if to == destinationAddress {
+		nd.FallbackDelay = -1 // there is no other family to fall back to: net need not sort
 	}
 	conn, err := nd.DialContext(ctx, network, address)
 	if err == nil {
@@ -150,8 +155,8 @@ type DialFunc = func(ctx context.Context, network, address string) (net.Conn, er
 func (d *Dialer) Wrap(dial DialFunc) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		dialing := d.begin(ctx, network, address)
-		ctx, hooks := dialing.Hooked(ctx)
-		if hooks.Trace {
+		ctx = dialing.KeptContext(ctx)
+		if dialing.Hooks().Trace {
 			ctx = traced(ctx, dialing)
 		}
 		returned := false

@@ -15,23 +15,16 @@ import (
 // httptrace, which knows of the resolution of names. Package httptrace is not
 // net/http, and package net obeys it.
 
-// hooked is the zero net.Dialer with our hook. A function of its own for each
-// dial would be an allocation: the dial is found in the context.
-var hooked = net.Dialer{ControlContext: control}
-
+// control is our hook. A function of its own for each dial would be an
+// allocation: the dial is found in the context.
 func control(ctx context.Context, _, address string, c syscall.RawConn) error {
 	tcpstate.DialingFromContext(ctx).Trying(ctx, address, c)
 	return nil
 }
 
-// withHook returns a net.Dialer that dials as nd does, and calls our hook after
-// those of nd.
-func withHook(nd *net.Dialer) *net.Dialer {
-	if nd == nil {
-		return &hooked
-	}
-	d := *nd
-	theirs, simple := nd.ControlContext, nd.Control
+// hook makes d call our hook after those that it has.
+func hook(d *net.Dialer) {
+	theirs, simple := d.ControlContext, d.Control
 	switch {
 	case theirs != nil:
 		d.ControlContext = func(ctx context.Context, network, address string, c syscall.RawConn) error {
@@ -51,7 +44,6 @@ func withHook(nd *net.Dialer) *net.Dialer {
 	default:
 		d.ControlContext = control
 	}
-	return &d
 }
 
 // traced returns ctx with a trace that tells dialing of names that are
@@ -65,12 +57,26 @@ func traced(ctx context.Context, dialing *tcpstate.Dialing) context.Context {
 	})
 }
 
-// named reports whether address has a name that is to be resolved.
-func named(address string) bool {
+// destination is what a dial has to find out first.
+type destination uint8
+
+const (
+	destinationOther   destination = iota // the local host, or nothing that can be dialed: net says so
+	destinationName                       // to be resolved
+	destinationAddress                    // one address
+)
+
+func destinationOf(address string) destination {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil || host == "" {
-		return false // net says what is wrong with it
+		return destinationOther
 	}
-	_, err = netip.ParseAddr(host)
-	return err != nil
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return destinationName
+	case ip.WithZone("").IsUnspecified():
+		return destinationOther // net tries both families
+	}
+	return destinationAddress
 }

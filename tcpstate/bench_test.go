@@ -30,7 +30,7 @@ var waysToTrack = []struct {
 		tr.Attach(c, tcpstate.Origin{Role: tcpstate.Server, Name: "bench"})
 		return c
 	}},
-	{"BeginDial", 6, func(tr *tcpstate.Tracker, c *net.TCPConn) net.Conn {
+	{"BeginDial", 5, func(tr *tcpstate.Tracker, c *net.TCPConn) net.Conn {
 		d := tr.BeginDial(context.Background(), "tcp", tcpstate.Origin{Name: "bench", Target: "127.0.0.1:1"})
 		return d.Done(c, nil, true)
 	}},

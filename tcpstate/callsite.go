@@ -49,7 +49,7 @@ func (w *Watch) BorrowAt(ctx context.Context, p *Pool, u Use, site CallSite, sin
 	}
 	us := w.e.t.NewUsage(ctx, u)
 	if us != nil {
-		us.site, us.begun = sites.ID(site), since
+		us.site, us.begun = sites.ID(site), int64(since.Sub(w.e.t.base))
 	}
 	return us.borrows(w, p)
 }

@@ -42,7 +42,7 @@ func (t *Tracker) pin(n int) {
 	defer t.mu.Unlock()
 	t.pins += n
 	if t.pins == 0 && t.live == 0 {
-		t.kickLocked(lastDelay)
+		t.kickIdleLocked()
 	} else if n > 0 {
 		t.kickLocked(youngDelay)
 	}

@@ -155,7 +155,7 @@ func (c *closingChore) take(t *Tracker, now int64) {
 
 // emptied returns s for another time, or nil if it has become large.
 func emptied[T any](s []T) []T {
-	if cap(s) > 2*wakeClosing {
+	if cap(s) > 2*maxClosing {
 		return nil
 	}
 	clear(s)
@@ -348,7 +348,8 @@ func (c *closingChore) rest(t *Tracker, now int64) {
 	c.halves.forget(t, now)
 	c.resets.judge(t, now)
 	c.hangUp()
-	c.waiting, c.spareCloses, c.spareResets, c.tuples, c.results, c.lookedAt, c.at = nil, nil, nil, nil, nil, 0, 0
+	c.waiting, c.spareCloses, c.spareResets, c.tuples, c.results = nil, nil, nil, nil, nil
+	c.lookedAt, c.at = 0, 0
 }
 
 func (c *closingChore) hangUp() {

@@ -17,7 +17,7 @@ type attemptLook struct {
 
 // lookAtAttempt asks the kernel about attempt i of d, where there is a socket
 // to ask, and judges it.
-func (c *dialingChore) lookAtAttempt(t *Tracker, d *Dialing, i int, now int64) {
+func (c *dialingChore) lookAtAttempt(t *Tracker, d *dial, i int, now int64) {
 	d.mu.Lock()
 	a := d.attemptLocked(i)
 	raw, ended, start := a.raw, a.ended || d.over, t.loopTime(a.start)
@@ -68,7 +68,7 @@ func (c *dialingChore) lookAtAttempt(t *Tracker, d *Dialing, i int, now int64) {
 }
 
 // await asks to be told of the end of d.
-func (c *dialingChore) await(d *Dialing) {
+func (c *dialingChore) await(d *dial) {
 	if _, ok := c.judged[d]; ok {
 		return
 	}
@@ -77,7 +77,7 @@ func (c *dialingChore) await(d *Dialing) {
 	d.awaited = true
 	d.mu.Unlock()
 	if c.judged == nil {
-		c.judged = make(map[*Dialing]struct{})
+		c.judged = make(map[*dial]struct{})
 	}
 	c.judged[d] = struct{}{}
 	if over {
@@ -150,7 +150,7 @@ func parseAddrPort(s string) netip.AddrPort {
 }
 
 // thing returns a subject that stands for d or its target.
-func (d *Dialing) thing(kind SubjectType) *thing {
+func (d *dial) thing(kind SubjectType) *thing {
 	return &thing{
 		kind: kind, role: d.origin.Role, name: d.origin.Name, target: d.origin.Target,
 		series: d.t.judge.seriesOf(d.origin.Role, d.origin.Name), opened: d.start,
@@ -159,7 +159,7 @@ func (d *Dialing) thing(kind SubjectType) *thing {
 }
 
 // describeAttempt adds to a finding what is known of a.
-func (d *Dialing) describeAttempt(t *Tracker, a *attempt, pub *Finding, now int64) {
+func (d *dial) describeAttempt(t *Tracker, a *attempt, pub *Finding, now int64) {
 	d.mu.Lock()
 	start, deadline, resent := a.start, a.deadline, a.resent
 	if deadline.IsZero() {

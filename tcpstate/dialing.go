@@ -5,70 +5,18 @@ import (
 	"errors"
 	"net"
 	"os"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/tcpstate/tcpstate-go/internal/sites"
 )
 
 // Dialing is a dial in progress. Dialers call BeginDial before and Done after
 // they dial, and in between tell what they know of it; package dialer does it
 // for applications. Every method works on nil and may be called from any
-// goroutine.
+// goroutine, Done once. What is told after it is ignored.
 type Dialing struct {
-	t       *Tracker
-	ctx     context.Context
-	network string
-	origin  Origin
-	site    sites.ID
-	tokens  *token
-	start   time.Time
-	ended   time.Time
-	dest    *target
-
-	next, prev *Dialing // in dialingChore; guarded by its mu
-
-	mu       sync.Mutex // guards following fields
-	first    attempt    // most dials make one
-	more     []*attempt
-	tried    int // attempts, first included
-	dns      *lookup
-	over     bool
-	awaited  bool // the loop wants to know of the end
-	starving bool // failed before the second family of addresses was tried
-}
-
-// attempt is the try of one address.
-type attempt struct {
-	address  string          // "host:port" of the address
-	raw      syscall.RawConn // nil: not known, or the dial has ended
-	start    time.Time
-	deadline time.Time // zero: none
-	resent   uint8     // SYNs, as far as somebody has looked
-	ended    bool      // as far as it was told
-
-	look *attemptLook // owned by the loop; nil before it has looked
-}
-
-// lookup is the resolution of the name that is dialed.
-type lookup struct {
-	start, end time.Time // end is zero while it goes on
-	v4, v6     int       // addresses found
-	failed     bool
-	told       bool // a finding was made of it
-}
-
-// maxAttempts bounds the addresses of one dial that are remembered.
-const maxAttempts = 32
-
-// dialed is an ended dial, or a handshake or wait, on its way to the observers.
-type dialed struct {
-	dial   DialInfo
-	shake  *HandshakeInfo // nil: something else
-	wait   *WaitInfo      // likewise
-	tokens *token
-	e      *entry
+	conn Conn                 // what Done returns: it lies here to save an allocation
+	dial atomic.Pointer[dial] // nil when it is over
 }
 
 // BeginDial notes that a dial to o.Target begins: when, for which line of code,
@@ -79,8 +27,32 @@ func (t *Tracker) BeginDial(ctx context.Context, network string, o Origin) *Dial
 	if t.cfg.Load().Off {
 		return nil
 	}
-	d := &Dialing{t: t, ctx: ctx, network: network, origin: o, site: siteOfDial(ctx), tokens: t.takeTokens(ctx), start: t.seam.now()}
+	site, tokens := siteOfDial(ctx), t.takeTokens(ctx)
+	h := new(Dialing)
+	d := dials.Get().(*dial)
+	d.mu.Lock()
+	d.of = h
+	d.t, d.ctx, d.network, d.origin, d.site, d.tokens, d.start = t, ctx, network, o, site, tokens, t.seam.now()
+	d.mu.Unlock()
+	h.dial.Store(d)
 	t.judge.dialing.begin(t, d)
+	return h
+}
+
+// locked returns the dial with its mu held, or nil when it is over.
+func (h *Dialing) locked() *dial {
+	if h == nil {
+		return nil
+	}
+	d := h.dial.Load()
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	if d.of != h {
+		d.mu.Unlock() // it has become another's meanwhile
+		return nil
+	}
 	return d
 }
 
@@ -91,140 +63,121 @@ type DialHooks struct {
 	Trace   bool // httptrace: names and addresses
 }
 
-// Hooked returns the context to dial with, which is ctx but for
-// DialingFromContext, and the hooks to set. ctx is that of BeginDial.
-func (d *Dialing) Hooked(ctx context.Context) (context.Context, DialHooks) {
-	if d == nil {
-		return ctx, DialHooks{}
+// Hooks returns the hooks to set.
+func (h *Dialing) Hooks() (hooks DialHooks) {
+	if d := h.locked(); d != nil {
+		seam := d.t.seam
+		d.mu.Unlock()
+		hooks = DialHooks{Control: seam.dialHooks == nil, Trace: seam.dialTrace == nil}
 	}
-	return (*dialContext)(d), DialHooks{Control: d.t.seam.dialHooks == nil, Trace: d.t.seam.dialTrace == nil}
+	return hooks
+}
+
+// Context returns a context to dial with that costs nothing: it is ctx, which
+// is that of BeginDial, but for DialingFromContext, and that Done ends it. So it
+// is for a dialer that is through with its context when it returns, as
+// net.Dialer is.
+func (h *Dialing) Context(ctx context.Context) context.Context {
+	if h == nil {
+		return ctx
+	}
+	return (*dialContext)(h)
+}
+
+// KeptContext is Context for a dialer that may use the context afterwards: it
+// does not end with the dial.
+func (h *Dialing) KeptContext(ctx context.Context) context.Context {
+	d := h.locked()
+	if d == nil {
+		return ctx
+	}
+	d.kept = true
+	d.mu.Unlock()
+	return context.WithValue(ctx, dialingKey{}, h)
 }
 
 // DialingFromContext returns the dial that ctx, or a context that it is derived
-// from, was made for by Hooked, or nil.
+// from, was made for by Context or KeptContext, or nil.
 func DialingFromContext(ctx context.Context) *Dialing {
-	d, _ := ctx.Value(dialingKey{}).(*Dialing)
-	return d
+	h, _ := ctx.Value(dialingKey{}).(*Dialing)
+	return h
 }
 
 type dialingKey struct{}
 
 // dialContext is a Dialing in its role as a context, which saves an allocation.
+// When the dial is over it is a context that was canceled, and holds nothing of
+// the one it was made of: the connection, which lies beside it, may live long.
 type dialContext Dialing
 
-func (d *dialContext) Deadline() (time.Time, bool) { return d.ctx.Deadline() }
-func (d *dialContext) Done() <-chan struct{}       { return d.ctx.Done() }
-func (d *dialContext) Err() error                  { return d.ctx.Err() }
-func (d *dialContext) Value(key any) any {
-	if key == (dialingKey{}) {
-		return (*Dialing)(d)
+// below returns the context of the dial, or one that has ended.
+func (c *dialContext) below() context.Context {
+	d := (*Dialing)(c).locked()
+	if d == nil {
+		return canceled
 	}
-	return d.ctx.Value(key)
+	defer d.mu.Unlock()
+	return d.ctx
 }
+
+// Deadline, Done, Err and Value implement context.Context.
+func (c *dialContext) Deadline() (time.Time, bool) { return c.below().Deadline() }
+func (c *dialContext) Done() <-chan struct{}       { return c.below().Done() }
+func (c *dialContext) Err() error                  { return c.below().Err() }
+func (c *dialContext) Value(key any) any {
+	if key == (dialingKey{}) {
+		return (*Dialing)(c)
+	}
+	return c.below().Value(key)
+}
+
+var canceled = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 // Trying notes that the dial tries an address, "host:port". ctx is that of the
 // try, which may have a deadline of its own. c is the socket, where it is known:
 // then the kernel can be asked how far it has come, else only time tells. A
 // second call for the same address, before Tried, adds what the first did not
 // know.
-func (d *Dialing) Trying(ctx context.Context, address string, c syscall.RawConn) {
-	if d == nil {
+func (h *Dialing) Trying(ctx context.Context, address string, c syscall.RawConn) {
+	if h == nil {
 		return
 	}
 	deadline, _ := ctx.Deadline()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.over {
-		return
-	}
-	a := d.openLocked(address)
-	if a == nil {
-		if d.tried == maxAttempts {
-			d.t.count.dialsMissed.Add(1)
-			return
-		}
-		a = &d.first
-		if d.tried > 0 {
-			a = new(attempt)
-			d.more = append(d.more, a)
-			a.start = d.t.seam.now()
-		} else if d.dns != nil {
-			a.start = d.t.seam.now()
-		} else {
-			a.start = d.start // an address needs no resolution
-		}
-		a.address = address
-		d.tried++
-	}
-	if c != nil {
-		a.raw = c
-	}
-	if !deadline.IsZero() {
-		a.deadline = deadline
+	if d := h.locked(); d != nil {
+		d.tryingLocked(address, c, deadline)
+		d.mu.Unlock()
 	}
 }
 
 // Tried notes that the try of an address has ended with err, nil for success.
-func (d *Dialing) Tried(address string, err error) {
-	if d == nil {
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if a := d.openLocked(address); a != nil {
-		a.ended = true
-	}
-}
-
-// openLocked returns the attempt at address that has not ended. The caller
-// holds mu.
-func (d *Dialing) openLocked(address string) *attempt {
-	for i := range d.tried {
-		if a := d.attemptLocked(i); a.address == address && !a.ended {
-			return a
+func (h *Dialing) Tried(address string, err error) {
+	if d := h.locked(); d != nil {
+		if a := d.openLocked(address); a != nil {
+			a.ended = true
 		}
+		d.mu.Unlock()
 	}
-	return nil
-}
-
-// attemptLocked returns attempt i of those that were tried. The caller holds
-// mu.
-func (d *Dialing) attemptLocked(i int) *attempt {
-	if i == 0 {
-		return &d.first
-	}
-	return d.more[i-1]
 }
 
 // Resolving notes that the name is being resolved.
-func (d *Dialing) Resolving() {
-	if d == nil {
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.dns == nil {
-		d.dns = &lookup{start: d.t.seam.now()}
+func (h *Dialing) Resolving() {
+	if d := h.locked(); d != nil {
+		if d.dns == nil {
+			d.dns = &lookup{start: d.t.seam.now()}
+		}
+		d.mu.Unlock()
 	}
 }
 
 // Resolved notes to what the name was resolved.
-func (d *Dialing) Resolved(addrs []net.IPAddr, err error) {
-	if d == nil {
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.dns == nil || d.over {
-		return
-	}
-	d.dns.end, d.dns.failed = d.t.seam.now(), err != nil
-	for _, a := range addrs {
-		if a.IP.To4() != nil {
-			d.dns.v4++
-		} else {
-			d.dns.v6++
-		}
+func (h *Dialing) Resolved(addrs []net.IPAddr, err error) {
+	if d := h.locked(); d != nil {
+		d.resolvedLocked(addrs, err)
+		d.mu.Unlock()
 	}
 }
 
@@ -232,13 +185,18 @@ func (d *Dialing) Resolved(addrs []net.IPAddr, err error) {
 // returned as a *Conn, as Tracker.Wrap does; without, it is watched as by
 // Tracker.Attach. A connection that is no TCP connection is returned untouched.
 // The type does not depend on whether the tracker is off.
-func (d *Dialing) Done(c net.Conn, err error, wrap bool) net.Conn {
+func (h *Dialing) Done(c net.Conn, err error, wrap bool) net.Conn {
+	var d *dial
+	if h != nil {
+		d = h.dial.Swap(nil)
+	}
 	if d == nil {
 		if tc, ok := c.(*net.TCPConn); ok && tc != nil && wrap && err == nil {
 			return &Conn{TCPConn: tc}
 		}
 		return c
 	}
+	defer d.release()
 	t := d.t
 	d.ended = t.seam.now()
 	t.count.dials.Add(1)
@@ -259,19 +217,11 @@ func (d *Dialing) Done(c net.Conn, err error, wrap bool) net.Conn {
 	if !wrap || below {
 		return c
 	}
-	return &Conn{TCPConn: tc, e: e}
-}
-
-// socket returns the RawConn of the connection that the dial has made, where it
-// is known. That of package net does not hold the connection, so that it serves
-// the registry as one from SyscallConn would.
-func (d *Dialing) socket() syscall.RawConn {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.tried != 1 {
-		return nil
+	if d.kept {
+		return &Conn{TCPConn: tc, e: e} // the context, which may live on, does not hold it
 	}
-	return d.first.raw
+	h.conn.TCPConn, h.conn.e = tc, e
+	return &h.conn
 }
 
 // tcpBelow returns the *net.TCPConn in c and whether c is only a wrapper of it.
@@ -333,25 +283,35 @@ func classifyDial(err error) dialEnd {
 	return dialFailed
 }
 
-// maxDials bounds the ended dials that wait for the loop.
-const maxDials = maxQueue
+const (
+	// maxDials bounds the ended dials that wait for the loop.
+	maxDials = maxQueue
+	// wakeQueue is how many ends of dials or connections come together before the
+	// loop is woken: what observers are to be told of is bounded, too.
+	wakeQueue = maxQueue / 8
+)
 
-// tellDialSoon hands the dial to the loop, which tells the observers: a dial
-// does not wait for them. resent is how often a SYN was seen to be sent again
-// before the dial failed.
-func (t *Tracker) tellDialSoon(d *Dialing, e *entry, err error, resent uint32) {
+// tellDialSoon queues the end of d for the observers. The loop sees to it that
+// they are told. resent is how often a SYN was seen to be sent again before the
+// dial failed.
+func (t *Tracker) tellDialSoon(d *dial, e *entry, err error, resent uint32) {
 	if !t.anybody(func(o *Observer) bool { return o.DialDone != nil }) {
 		return
 	}
-	dd := dialed{tokens: d.tokens, e: e, dial: DialInfo{
+	info := DialInfo{
 		Name: d.origin.Name, Target: d.origin.Target, Network: d.network,
 		Start: d.start, End: d.ended, Err: err, Retransmits: resent,
-	}}
-	if e != nil {
-		dd.dial.ID, dd.dial.Local, dd.dial.Remote = e.id, e.local, e.remote
-		dd.dial.Retransmits = e.synRetransmits()
 	}
-	t.tellSoon(dd)
+	if e != nil {
+		info.ID, info.Local, info.Remote = e.id, e.local, e.remote
+		info.Retransmits = e.synRetransmits()
+	}
+	t.tellSoon(func(s *subscriber) {
+		if s.o.DialDone != nil {
+			info.Token = d.tokens.of(s)
+			s.pushDial(&info, e)
+		}
+	})
 }
 
 // anybody reports whether an observer is attached for whom want is true.
@@ -368,17 +328,26 @@ func (t *Tracker) anybody(want func(*Observer) bool) bool {
 	return false
 }
 
-func (t *Tracker) tellSoon(dd dialed) {
+// tellSoon calls push, which queues one event, for every observer. They are told
+// when the loop passes: for one event nobody is woken.
+func (t *Tracker) tellSoon(push func(*subscriber)) {
+	subs := t.observers.Load()
+	if subs == nil {
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return
 	}
-	if len(t.dials) >= maxDials {
-		t.count.queueFull.Add(1)
+	for _, s := range *subs {
+		push(s)
+	}
+	if t.untold++; t.untold%wakeQueue == 0 {
+		t.urgent = true
+		t.kickLocked(0)
 		return
 	}
-	t.dials = append(t.dials, dd)
 	t.kickLocked(youngDelay)
 }
 
@@ -393,25 +362,4 @@ func (e *entry) synRetransmits() uint32 {
 		return 0
 	}
 	return s.sample.totalRetrans
-}
-
-// tellDial queues an ended dial, handshake or wait for the observers.
-func (t *Tracker) tellDial(d *dialed) {
-	subs := t.observers.Load()
-	if subs == nil {
-		return
-	}
-	for _, s := range *subs {
-		switch {
-		case d.shake != nil && s.o.HandshakeDone != nil:
-			ev := event{what: eventHandshake, shake: d.shake, e: d.e}
-			s.push(ev)
-		case d.wait != nil && s.o.WaitDone != nil:
-			s.push(event{what: eventWait, wait: d.wait, tokens: d.tokens, e: d.e})
-		case d.shake == nil && d.wait == nil && s.o.DialDone != nil:
-			ev := event{what: eventDial, dial: d.dial, e: d.e}
-			ev.dial.Token = d.tokens.of(s)
-			s.push(ev)
-		}
-	}
 }

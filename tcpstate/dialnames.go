@@ -14,7 +14,7 @@ func (l *lookup) took(now time.Time) time.Duration {
 }
 
 // tellSlowDNS reports a resolution that took, or takes, too long.
-func (c *dialingChore) tellSlowDNS(t *Tracker, d *Dialing, now int64) {
+func (c *dialingChore) tellSlowDNS(t *Tracker, d *dial, now int64) {
 	if d.origin.Expect.ignores(KindDialDNSSlow) || t.cfg.Load().Off {
 		return
 	}
@@ -41,7 +41,7 @@ const noteLookup = "lookup"
 
 // starvedLocked reports whether the dial has failed although half of what the
 // name stands for was never tried. The caller holds mu.
-func (d *Dialing) starvedLocked() bool {
+func (d *dial) starvedLocked() bool {
 	if d.network != "tcp" || d.dns == nil || d.dns.v4 == 0 || d.dns.v6 == 0 || d.tried == 0 {
 		return false
 	}
@@ -55,7 +55,7 @@ func (d *Dialing) starvedLocked() bool {
 }
 
 // tellStarved reports a dial that never came to the second family of addresses.
-func (c *dialingChore) tellStarved(t *Tracker, d *Dialing, now int64) {
+func (c *dialingChore) tellStarved(t *Tracker, d *dial, now int64) {
 	if d.origin.Expect.ignores(KindDialFallbackStarved) || t.cfg.Load().Off {
 		return
 	}

@@ -42,17 +42,18 @@ func (t *Tracker) Dials() iter.Seq[DialSnapshot] {
 	}
 }
 
-func (c *dialingChore) all() (all []*Dialing) {
+func (c *dialingChore) all() (all []*dial) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for d := c.first; d != nil; d = d.next {
+		d.shared = true
 		all = append(all, d)
 	}
 	return all
 }
 
 // snapshot reports false when the dial has ended.
-func (d *Dialing) snapshot() (s DialSnapshot, ok bool) {
+func (d *dial) snapshot() (s DialSnapshot, ok bool) {
 	t := d.t
 	now := t.seam.now()
 	s = DialSnapshot{

@@ -12,19 +12,19 @@ import (
 // is woken for those that last.
 type dialingChore struct {
 	mu      sync.Mutex // guards following fields; taken last
-	first   *Dialing   // in progress, oldest first
-	last    *Dialing
+	first   *dial      // in progress, oldest first
+	last    *dial
 	watch   dialWatch
 	timer   uint32 // number of the timer that counts
 	due     int64
-	over    []*Dialing // ended, with something to be told
+	over    []*dial // ended, with something to be told
 	targets targetTable
 	ports   portWatch
 	shakes  shakeList
 
 	// Owned by the loop.
-	judged map[*Dialing]struct{} // dials with findings that are open
-	batch  []*Dialing
+	judged map[*dial]struct{} // dials with findings that are open
+	batch  []*dial
 	skip   int // dials that had their turn
 }
 
@@ -48,7 +48,7 @@ const (
 )
 
 // begin takes d among the dials in progress.
-func (c *dialingChore) begin(t *Tracker, d *Dialing) {
+func (c *dialingChore) begin(t *Tracker, d *dial) {
 	now := t.loopTime(d.start)
 	c.mu.Lock()
 	d.prev = c.last
@@ -125,7 +125,7 @@ func (c *dialingChore) callLocked(now int64) (pin bool) {
 // end takes d, which is over, from the dials in progress, and learns from what
 // became of it. tc is the connection that was made, if any. It returns how
 // often a SYN was seen to be sent again.
-func (c *dialingChore) end(t *Tracker, d *Dialing, tc *net.TCPConn, err error) (resent uint32) {
+func (c *dialingChore) end(t *Tracker, d *dial, tc *net.TCPConn, err error) (resent uint32) {
 	how := classifyDial(err)
 	took := d.ended.Sub(d.start)
 	limits := &t.cfg.Load().limits
@@ -168,6 +168,7 @@ func (c *dialingChore) end(t *Tracker, d *Dialing, tc *net.TCPConn, err error) (
 		tg.hot = tg.hot || hot
 	}
 	if tell && len(c.over) < maxDials {
+		d.shared = true
 		c.over = append(c.over, d)
 	} else if tell {
 		t.count.dialsMissed.Add(1)
@@ -183,7 +184,7 @@ func (c *dialingChore) end(t *Tracker, d *Dialing, tc *net.TCPConn, err error) (
 	return resent
 }
 
-func (c *dialingChore) unlinkLocked(d *Dialing) {
+func (c *dialingChore) unlinkLocked(d *dial) {
 	if d.prev != nil {
 		d.prev.next = d.next
 	} else {
@@ -199,7 +200,7 @@ func (c *dialingChore) unlinkLocked(d *Dialing) {
 
 // learnLocked notes what the end of d says of its target, and reports whether
 // that is to be judged. The caller holds mu.
-func (c *dialingChore) learnLocked(tg *target, d *Dialing, how dialEnd, to netip.AddrPort, now int64) bool {
+func (c *dialingChore) learnLocked(tg *target, d *dial, how dialEnd, to netip.AddrPort, now int64) bool {
 	switch how {
 	case dialOK:
 		return false
@@ -287,6 +288,7 @@ func (c *dialingChore) lookAtDials(t *Tracker, now int64) (whole bool) {
 	d := c.first
 	for ; d != nil && len(batch) < maxLooks && t.loopTime(d.start) <= old; d = d.next {
 		if n++; n > c.skip {
+			d.shared = true
 			batch = append(batch, d)
 		}
 	}
@@ -310,7 +312,7 @@ func (c *dialingChore) lookAtDials(t *Tracker, now int64) (whole bool) {
 }
 
 // lookAt judges a dial in progress.
-func (c *dialingChore) lookAt(t *Tracker, d *Dialing, now int64) {
+func (c *dialingChore) lookAt(t *Tracker, d *dial, now int64) {
 	limits := &t.cfg.Load().limits
 	d.mu.Lock()
 	if d.over {
@@ -333,7 +335,7 @@ func (c *dialingChore) lookAt(t *Tracker, d *Dialing, now int64) {
 
 // settleOver ends the findings about a dial that is over, and tells what only
 // the end shows.
-func (c *dialingChore) settleOver(t *Tracker, d *Dialing, now int64) {
+func (c *dialingChore) settleOver(t *Tracker, d *dial, now int64) {
 	if _, ok := c.judged[d]; ok {
 		delete(c.judged, d)
 		for i := range d.tried { // does not change any more

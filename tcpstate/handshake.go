@@ -104,7 +104,11 @@ func (c *dialingChore) shaken(t *Tracker, h *handshake, err error) {
 	e.mu.Lock()
 	info.Target = e.target
 	e.mu.Unlock()
-	t.tellSoon(dialed{shake: info, e: e})
+	t.tellSoon(func(s *subscriber) {
+		if s.o.HandshakeDone != nil {
+			s.pushSoon(event{what: eventHandshake, shake: info, e: e})
+		}
+	})
 }
 
 func (c *dialingChore) unlinkShakeLocked(h *handshake) {

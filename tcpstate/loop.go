@@ -69,11 +69,20 @@ func (t *Tracker) wakeLocked() {
 	}
 }
 
+// kickIdleLocked makes the loop act within lastDelay, because nothing is tracked
+// any more. When something is again by then, it stays on guard for as long: a
+// program with one connection after the other would wake it for each. The caller
+// holds mu.
+func (t *Tracker) kickIdleLocked() {
+	t.guard = true
+	t.kickLocked(lastDelay)
+}
+
 // startLocked starts the loop, unless there is nothing to do or the program
 // runs in a bubble of testing/synctest: there connections are counted, not
 // watched.
 func (t *Tracker) startLocked() {
-	if t.closed || t.live == 0 && t.pins == 0 && len(t.ends)+len(t.closes)+len(t.resets)+len(t.dials) == 0 {
+	if t.closed || t.live == 0 && t.pins == 0 && len(t.ends)+len(t.closes)+len(t.resets)+t.untold == 0 {
 		return
 	}
 	if t.seam.clock == nil && t.seam.fakeTime() {
@@ -81,7 +90,12 @@ func (t *Tracker) startLocked() {
 			e.series.states[Established].Add(-1) // nobody has looked at it
 			t.judge.tunnels.drop(e)
 		}
-		t.ends, t.closes, t.resets, t.dials = nil, nil, nil, nil
+		t.ends, t.closes, t.resets, t.untold = nil, nil, nil, 0
+		if subs := t.observers.Load(); subs != nil {
+			for _, s := range *subs {
+				s.forget()
+			}
+		}
 		t.count.unwatched.Add(1)
 		return
 	}
@@ -166,7 +180,16 @@ func (t *Tracker) limitWait(wait time.Duration) time.Duration {
 }
 
 // now returns the loop's time.
-func (t *Tracker) now() int64 { return max(int64(t.seam.now().Sub(t.base)), 1) }
+func (t *Tracker) now() int64 { return max(t.elapsed(), 1) }
+
+// elapsed is now for what needs no other sign that it was set than to exist.
+// time.Since reads one clock where time.Now reads two.
+func (t *Tracker) elapsed() int64 {
+	if t.seam.clock == nil {
+		return int64(time.Since(t.base))
+	}
+	return int64(t.seam.now().Sub(t.base))
+}
 
 // wall turns the loop's time into a time of day.
 func (t *Tracker) wall(at int64) time.Time {
@@ -236,6 +259,9 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 		j.suspects, j.spare, j.spareEnds = nil, nil, nil
 		j.closing.rest(t, now)
 		t.flush(now)
+		for _, s := range t.everybody() {
+			s.rest()
+		}
 		t.rest(now)
 	}
 	return wait
@@ -248,7 +274,7 @@ func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := &t.judge.agenda
-	pending := len(t.young)+len(t.ends)+len(t.closes)+len(t.resets)+len(t.dials) > 0
+	pending := len(t.young)+len(t.ends)+len(t.closes)+len(t.resets)+t.untold > 0
 	delay := youngDelay
 	if t.live > 0 || t.pins > 0 {
 		a.linger = 0
@@ -280,6 +306,10 @@ func (t *Tracker) pause(now int64, wait time.Duration) time.Duration {
 		if at > now {
 			wait = min(wait, time.Duration(at-now))
 		}
+	}
+	if t.guard {
+		wait = min(wait, lastDelay)
+		t.guard = false
 	}
 	if t.urgent || t.again {
 		wait = 0

@@ -28,8 +28,8 @@ func (j *judgement) readLimit(maxWatches func() (int, error)) {
 func (t *Tracker) meet(now int64) {
 	j := &t.judge
 	t.mu.Lock()
-	ends, dials := t.ends, t.dials
-	t.ends, t.dials = j.spareEnds, nil
+	ends, untold := t.ends, t.untold
+	t.ends, t.untold = j.spareEnds, 0
 	var young []*entry
 	if t.poller.Load() != nil {
 		// Without a loop they wait for one.
@@ -41,8 +41,10 @@ func (t *Tracker) meet(now int64) {
 	t.since, t.urgent = 0, false
 	t.mu.Unlock()
 	j.agenda.young = 0
-	for i := range dials {
-		t.tellDial(&dials[i])
+	if subs := t.observers.Load(); untold > 0 && subs != nil {
+		for _, s := range *subs {
+			s.start()
+		}
 	}
 	for _, e := range young {
 		t.arm(e)

@@ -70,7 +70,7 @@ func TestASlowObserverBlocksNobodyAndItsLossesAreCounted(t *testing.T) {
 	tcptest.WaitUntil(t, "the observer to be busy", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return len(s.queue) == 0
+		return s.queues == nil || s.queues.events.len() == 0
 	})
 	const extra = 1000
 	for range maxQueue + extra {
@@ -94,15 +94,15 @@ func TestWhatDidNotFitIsToldLater(t *testing.T) {
 	a := d.observe()
 	s := (*d.tr.observers.Load())[0]
 	s.mu.Lock()
-	s.queue, s.running = make([]event, maxQueue+maxFindings), true // nobody drains
+	s.queues, s.running = &queues{events: fifo[event]{room: make([]event, maxQueue+maxFindings)}}, true // nobody drains
 	s.mu.Unlock()
 	d.finds(KindCloseWaitNotReading, d.entry("payments", line(88)))
 	gone := d.entry("payments", line(90))
 	d.finds(KindCloseWaitNotReading, gone)
 	d.finds("", gone)
 	s.mu.Lock()
-	require.Len(t, s.queue, maxQueue+maxFindings, "what was not begun is not ended")
-	s.queue, s.running = nil, false
+	require.Equal(t, maxQueue+maxFindings, s.queues.events.len(), "what was not begun is not ended")
+	s.queues, s.running = nil, false
 	s.mu.Unlock()
 	d.wait(59 * time.Second)
 	a.hears(d)

@@ -36,11 +36,15 @@ func (p *Pool) Waiting(ctx context.Context) (done func(*Watch, error)) {
 			return
 		}
 		info := &WaitInfo{Pool: p.name, Start: start, End: p.t.seam.now(), Err: err, ID: w.ID()}
-		told := dialed{wait: info, tokens: tokens}
+		ev := event{what: eventWait, wait: info, tokens: tokens}
 		if w != nil {
-			told.e = w.e
+			ev.e = w.e
 		}
-		p.t.tellSoon(told)
+		p.t.tellSoon(func(s *subscriber) {
+			if s.o.WaitDone != nil {
+				s.pushSoon(ev)
+			}
+		})
 	}
 }
 

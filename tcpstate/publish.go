@@ -105,7 +105,7 @@ func (e *entry) describe(t *Tracker, f *finding, s *subscriber, now int64, pub *
 	if use != nil {
 		pub.Subject.Use, pub.Subject.UseOpen, pub.Subject.HTTP = use.use.String(), open, isHTTP(use.use.Method)
 		if open {
-			pub.Subject.UseFor = Duration(t.seam.now().Sub(use.begun))
+			pub.Subject.UseFor = Duration(t.elapsed() - use.begun)
 			e.otherUsesLocked(use, pub)
 		}
 		if use.done != nil {

@@ -20,7 +20,7 @@ type slot struct {
 
 // add registers c. It returns nil when c is not to be watched, and the entry
 // that is there already when c was registered before.
-func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *Dialing) *entry {
+func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *dial) *entry {
 	t.init()
 	if c == nil || t.cfg.Load().Off || !wrapped && !numbered {
 		return nil

@@ -133,7 +133,7 @@ func (e *entry) reset(sus *suspicion) (r reset, ok bool) {
 // the goodbye of its protocol: it waited for no answer and closed at once. A
 // driver that finds its idle connection dead does so. The caller holds mu.
 func (e *entry) saidGoodbye(sus *suspicion) bool {
-	if u := e.lastUse; u != nil && int64(u.begun.Sub(e.t.base)) >= sus.finAt {
+	if u := e.lastUse; u != nil && u.begun >= sus.finAt {
 		return false // it was used
 	}
 	s, end := e.final(), int64(e.end.at.Sub(e.t.base))

@@ -149,7 +149,7 @@ func (t *Tracker) tellClosed(e *entry) {
 			continue
 		}
 		c.DialToken, c.UseToken = tokens.of(s), useTokens.of(s)
-		s.push(event{what: eventClosed, closed: c, e: e})
+		s.pushClosed(&c, e)
 	}
 }
 

@@ -14,21 +14,38 @@ type subscriber struct {
 	told map[*group]told // guarded by judge.mu
 
 	mu      sync.Mutex // guards following fields
-	queue   []event
+	queues  *queues    // nil: empty
 	running bool
 	stopped bool
 }
 
+// queues are what a subscriber is to be told of.
+type queues struct {
+	events fifo[event]
+	dials  fifo[DialInfo]   // of the events about them, in the same order
+	closes fifo[ClosedInfo] // likewise
+}
+
+// idleQueues are those that nobody needs at present: the next collections of
+// garbage take them.
+var idleQueues = sync.Pool{New: func() any { return new(queues) }}
+
 // event is one call of an observer.
 type event struct {
 	what    eventKind
-	finding Finding
-	closed  ClosedInfo
-	dial    DialInfo
+	finding *Finding
 	shake   *HandshakeInfo
 	wait    *WaitInfo
 	tokens  *token // of wait
 	e       *entry // of dial, shake, wait and closed
+}
+
+// news is an event with what lies in queues of its own, because there is one for
+// every dial and connection.
+type news struct {
+	event
+	dial   DialInfo
+	closed ClosedInfo
 }
 
 type eventKind uint8
@@ -57,20 +74,74 @@ const (
 func (s *subscriber) push(ev event) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ok := s.pushLocked(ev)
+	s.startLocked()
+	return ok
+}
+
+// pushClosed queues the end of a connection.
+func (s *subscriber) pushClosed(c *ClosedInfo, e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pushLocked(event{what: eventClosed, e: e}) {
+		s.queues.closes.push(c)
+	}
+	s.startLocked()
+}
+
+// pushSoon queues ev for the next start.
+func (s *subscriber) pushSoon(ev event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pushLocked(ev)
+}
+
+// pushDial queues the end of a dial for the next start.
+func (s *subscriber) pushDial(d *DialInfo, e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pushLocked(event{what: eventDial, e: e}) {
+		s.queues.dials.push(d)
+	}
+}
+
+func (s *subscriber) pushLocked(ev event) bool {
+	if s.queues == nil {
+		s.queues = idleQueues.Get().(*queues)
+	}
 	limit := maxQueue
 	if ev.what >= eventOpened {
 		limit += maxFindings
 	}
-	if s.stopped || len(s.queue) >= limit && ev.what != eventCleared {
+	if s.stopped || s.queues.events.len() >= limit && ev.what != eventCleared {
 		s.t.count.queueFull.Add(1)
 		return false
 	}
-	s.queue = append(s.queue, ev)
-	if !s.running {
+	s.queues.events.push(&ev)
+	return true
+}
+
+// start begins to tell the observer of what is queued.
+func (s *subscriber) start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.startLocked()
+}
+
+func (s *subscriber) startLocked() {
+	if !s.running && s.queues != nil && s.queues.events.len() > 0 {
 		s.running = true
 		time.AfterFunc(0, s.drain) // without the pprof labels of the caller
 	}
-	return true
+}
+
+// forget drops what is queued and nobody tells.
+func (s *subscriber) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running {
+		s.queues = nil
+	}
 }
 
 // drain tells the observer until the queue is empty.
@@ -83,28 +154,46 @@ func (s *subscriber) drain() {
 			time.AfterFunc(0, s.drain)
 		}
 	}()
-	for {
-		ev, ok := s.pop()
-		if !ok {
-			done = true
-			return
-		}
+	var ev news
+	for s.pop(&ev) {
 		s.tell(&ev)
 	}
+	done = true
 }
 
 // pop takes the next event off the queue, and ends running when there is none.
-func (s *subscriber) pop() (ev event, ok bool) {
+func (s *subscriber) pop(ev *news) (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.queue) == 0 {
-		s.queue, s.running = nil, false
-		return ev, false
+	*ev = news{}
+	if s.queues == nil || !s.queues.events.pop(&ev.event) {
+		s.running = false
+		if s.t.poller.Load() == nil {
+			s.restLocked()
+		}
+		return false
 	}
-	ev = s.queue[0]
-	s.queue[0] = event{}
-	s.queue = s.queue[1:]
-	return ev, true
+	switch ev.what {
+	case eventDial:
+		s.queues.dials.pop(&ev.dial)
+	case eventClosed:
+		s.queues.closes.pop(&ev.closed)
+	}
+	return true
+}
+
+// rest gives back what an empty queue keeps: the loop has ended.
+func (s *subscriber) rest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restLocked()
+}
+
+func (s *subscriber) restLocked() {
+	if s.queues != nil && s.queues.events.len() == 0 {
+		idleQueues.Put(s.queues)
+		s.queues = nil
+	}
 }
 
 // stop ends the subscription and waits until the queue is empty. It polls: a
@@ -127,12 +216,12 @@ func (s *subscriber) stop() {
 // stopTimeout is how long stop waits for an observer that hangs.
 const stopTimeout = 5 * time.Second
 
-func (s *subscriber) tell(ev *event) {
+func (s *subscriber) tell(ev *news) {
 	defer s.caught()
 	o := s.o
 	call := func(f func(Finding)) {
 		if f != nil {
-			f(ev.finding)
+			f(*ev.finding)
 		}
 	}
 	switch ev.what {
@@ -154,7 +243,7 @@ func (s *subscriber) tell(ev *event) {
 			o.HandshakeDone(info)
 		}
 	case eventWait:
-		s.tellWait(ev)
+		s.tellWait(&ev.event)
 	case eventClosed:
 		if o.Closed != nil {
 			// A token that DialDone returned came after the event was queued.

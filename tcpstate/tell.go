@@ -77,7 +77,7 @@ func (t *Tracker) tell(s *subscriber, what eventKind, pub Finding, g *group, pro
 	k := s.told[g]
 	pub.Group.NewlyOpened, pub.Group.NewlyCleared = g.opened-k.opened, g.cleared-k.cleared
 	explain(&pub, proc)
-	if !s.push(event{what: what, finding: pub}) {
+	if !s.push(event{what: what, finding: &pub}) {
 		return // it will come with the next one
 	}
 	if s.told == nil {

@@ -58,11 +58,12 @@ type Tracker struct {
 	ends    []*entry   // closed, not yet known to the loop
 	closes  []departed // accounted for, their sockets not yet known to the loop
 	resets  []reset    // of connections that are accounted for, not yet known to the loop
-	dials   []dialed   // ended dials, not yet known to the loop
-	since   int64      // when the first of young, ends, closes, resets and dials came; 0: not known
+	untold  int        // events that observers have not been woken for
+	since   int64      // when the first of young, ends, closes, resets and events came; 0: not known
 	running bool
 	urgent  bool // do not wait to account for ends
 	again   bool // pass once more without waiting
+	guard   bool // do not sleep for longer than lastDelay the next time
 	closed  bool
 	sleep   time.Duration // what the loop sleeps for; 0 while awake or woken
 	done    chan struct{} // closed when the loop that was started last has ended; nil: none was
@@ -356,7 +357,7 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 			t.resetLocked(r)
 		}
 		if t.live == 0 {
-			t.kickLocked(lastDelay)
+			t.kickIdleLocked()
 		}
 		return true
 	case len(t.ends) >= maxEnds:
@@ -368,11 +369,11 @@ func (t *Tracker) depart(e *entry) (unmet bool) {
 	}
 	t.ends = append(t.ends, e)
 	switch {
-	case e.leaked || len(t.ends)%(maxEnds/16) == 0:
+	case e.leaked || len(t.ends)%wakeQueue == 0:
 		t.urgent = true
 		t.kickLocked(0)
 	case t.live == 0:
-		t.kickLocked(lastDelay)
+		t.kickIdleLocked()
 	default:
 		t.kickLocked(youngDelay)
 	}

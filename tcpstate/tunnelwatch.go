@@ -382,7 +382,7 @@ func (tn *Tunnel) describe(pub *Finding, now int64) {
 	tn.up.mu.Lock()
 	if u := tn.up.oldestUseLocked(); u != nil {
 		sub.Use, sub.UseOpen, sub.HTTP = u.use.String(), true, isHTTP(u.use.Method)
-		sub.UseFor = Duration(tn.t.seam.now().Sub(u.begun))
+		sub.UseFor = Duration(tn.t.elapsed() - u.begun)
 	}
 	tn.up.mu.Unlock()
 	tn.down.mu.Lock()

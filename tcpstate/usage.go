@@ -19,8 +19,8 @@ import (
 // connection. Methods may be called from any goroutine and work on nil.
 type Usage struct {
 	site  sites.ID
-	begun time.Time
-	until int64 // when its context ends, by the loop's clock; 0: not known to end
+	begun int64 // by the loop's clock, from 0
+	until int64 // when its context ends; 0: not known to end
 
 	pool  *Pool        // that it was borrowed from; nil: none. Immutable once attached
 	id    uintptr      // of the request that is handled; 0: not known. Immutable once attached
@@ -56,7 +56,7 @@ func (t *Tracker) NewUsage(ctx context.Context, u Use) *Usage {
 	if t.cfg.Load().Off {
 		return nil
 	}
-	us := &Usage{use: u, site: sites.Capture(1), begun: t.seam.now(), tokens: t.takeTokens(ctx)}
+	us := &Usage{use: u, site: sites.Capture(1), begun: t.elapsed(), tokens: t.takeTokens(ctx)}
 	if ctx == nil {
 		return us
 	}
@@ -136,9 +136,9 @@ func (u *Usage) Age() time.Duration {
 	defer u.mu.Unlock()
 	switch {
 	case u.pool != nil:
-		return u.pool.t.seam.now().Sub(u.begun)
+		return time.Duration(u.pool.t.elapsed() - u.begun)
 	case u.e != nil:
-		return u.e.t.seam.now().Sub(u.begun)
+		return time.Duration(u.e.t.elapsed() - u.begun)
 	}
 	return 0
 }
@@ -243,7 +243,7 @@ func (w *Watch) HandleAs(ctx context.Context, id uintptr, use Use, handler any) 
 			return nil
 		}
 	}
-	u := &Usage{use: use, handler: site, begun: e.t.seam.now(), tokens: tokens, done: done, id: id}
+	u := &Usage{use: use, handler: site, begun: e.t.elapsed(), tokens: tokens, done: done, id: id}
 	e.linkLocked(u)
 	return u
 }
@@ -273,7 +273,7 @@ func (w *Watch) Hijacked() {
 func (e *entry) linkLocked(u *Usage) {
 	u.idle = 0
 	if last := e.lastUse; last != nil && e.uses == nil {
-		u.idle = max(int64(u.begun.Sub(e.t.base))-last.endedAt, 1)
+		u.idle = max(u.begun-last.endedAt, 1)
 	}
 	u.e, u.prev, u.next = e, nil, e.uses
 	if u.next != nil {
@@ -338,7 +338,7 @@ func (u *Usage) sharpenLocked(use Use, handler sites.ID, tokens *token) {
 func (e *entry) waitLocked(x *Expect) answerWait {
 	w := answerWait{silence: x.Silence}
 	if u := e.uses; u != nil && u.next == nil && !u.hijacked && !u.upgraded {
-		w.begun, w.until = max(int64(u.begun.Sub(e.t.base)), 1), u.until
+		w.begun, w.until = max(u.begun, 1), u.until
 		w.reading, w.told = u.waits.Load() > 0, !u.plain
 		if u.pool != nil && u.begin.Load() && !w.reading && u.pool.waiting.Load() > 0 {
 			w.missed = w.begun
@@ -349,7 +349,7 @@ func (e *entry) waitLocked(x *Expect) answerWait {
 		if u.pool == nil || !u.plain || u.hijacked || u.upgraded {
 			continue // of a response the kernel tells whether it is read
 		}
-		w.held = max(int64(u.begun.Sub(e.t.base)), 1)
+		w.held = max(u.begun, 1)
 		if u.pool.waiting.Load() > 0 {
 			w.missed = w.held
 		}
@@ -374,7 +374,7 @@ func (e *entry) latestUseLocked() *Usage {
 // have been told later. The caller holds mu.
 func (e *entry) oldestUseLocked() (oldest *Usage) {
 	for u := e.uses; u != nil; u = u.next {
-		if oldest == nil || !u.begun.After(oldest.begun) {
+		if oldest == nil || u.begun <= oldest.begun {
 			oldest = u
 		}
 	}

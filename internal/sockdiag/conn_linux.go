@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,17 +37,27 @@ type conn struct {
 	seq     uint32 // of the last question
 	count   Stats
 
-	send     []byte
-	recv     []byte
+	*buffers // nil when closed
 	answered [batch]bool
 	moved    [batch]bool // answered with a socket that was leaving the table
 	yielded  Socket
 }
 
+// buffers are used again: a conn is opened whenever there is something to ask,
+// and closed when there is not.
+type buffers struct {
+	send []byte
+	recv []byte
+}
+
+var freeBuffers = sync.Pool{New: func() any {
+	return &buffers{send: make([]byte, 0, max(batch*lookupLen, dumpLen)), recv: make([]byte, bufferSize)}
+}}
+
 func open() (*Conn, error) { return openWith(openSocket) }
 
 func openWith(connect func() (transport, error)) (*Conn, error) {
-	c := &Conn{conn{connect: connect, send: make([]byte, 0, max(batch*lookupLen, dumpLen)), recv: make([]byte, bufferSize)}}
+	c := &Conn{conn{connect: connect, buffers: freeBuffers.Get().(*buffers)}}
 	if err := c.ready(); err != nil {
 		return nil, err
 	}
@@ -71,6 +82,10 @@ func (c *conn) close() error {
 		return os.ErrClosed
 	}
 	c.closed = true
+	if c.buffers != nil {
+		freeBuffers.Put(c.buffers)
+		c.buffers = nil
+	}
 	return c.disconnect()
 }
 

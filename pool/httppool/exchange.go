@@ -236,7 +236,10 @@ func (b *body) Read(p []byte) (int, error) {
 // Close closes the body below.
 func (b *body) Close() error {
 	err := b.inner.Close()
-	if !b.ended.Swap(true) && !b.multiplexed {
+	if b.ended.Swap(true) {
+		return err
+	}
+	if !b.multiplexed {
 		b.host.cut.Add(1)
 	}
 	b.use.End()

@@ -17,9 +17,10 @@ const maxHosts = 256
 // hosts are those that a Transport has made requests to. A request looks its
 // own up, so the map is copied when it grows.
 type hosts struct {
-	all  atomic.Pointer[map[hostKey]*host]
-	mu   sync.Mutex // held by those who add
-	rest *host      // of all beyond maxHosts; guarded by mu
+	first atomic.Pointer[host] // most clients have one
+	all   atomic.Pointer[map[hostKey]*host]
+	mu    sync.Mutex // held by those who add
+	rest  *host      // of all beyond maxHosts; guarded by mu
 }
 
 type hostKey struct{ scheme, name string }
@@ -27,6 +28,7 @@ type hostKey struct{ scheme, name string }
 // host counts the requests to one scheme and host. Those that share a proxy are
 // told apart although their connections may not be.
 type host struct {
+	key    hostKey
 	part   *tcpstate.Pool // of the Transport's; nil: the tracker is off, or keep-alive
 	put    func(error)    // for httptrace.ClientTrace.PutIdleConn
 	kept   int            // connections that may lie idle
@@ -49,6 +51,9 @@ func (hs *hosts) of(t *Transport, u *url.URL) *host {
 	var key hostKey
 	if u != nil {
 		key = hostKey{u.Scheme, u.Host}
+	}
+	if h := hs.first.Load(); h != nil && h.key == key {
+		return h
 	}
 	if all := hs.all.Load(); all != nil {
 		if h := (*all)[key]; h != nil {
@@ -75,8 +80,10 @@ func (hs *hosts) of(t *Transport, u *url.URL) *host {
 	if grown == nil {
 		grown = make(map[hostKey]*host)
 	}
+	h.key = key
 	grown[key] = h
 	hs.all.Store(&grown)
+	hs.first.CompareAndSwap(nil, h)
 	return h
 }
 
