@@ -23,12 +23,13 @@ import (
 	"github.com/tcpstate/tcpstate-go/bench/internal/child"
 	"github.com/tcpstate/tcpstate-go/bench/internal/row"
 	"github.com/tcpstate/tcpstate-go/bench/internal/rows"
+	"github.com/tcpstate/tcpstate-go/bench/internal/scale"
 	"github.com/tcpstate/tcpstate-go/bench/internal/table"
 )
 
 // all returns every row, in the order of the table.
 func all() []row.Row {
-	return slices.Concat(rows.All)
+	return slices.Concat(rows.All, scale.Rows)
 }
 
 func main() {
@@ -117,9 +118,20 @@ func (s *summary) String() string {
 // being measured.
 func measure(ctx context.Context, out io.Writer, env *row.Env, selected []row.Row) (*summary, error) {
 	sum := &summary{verdicts: make(map[row.Verdict]int)}
-	for _, r := range selected {
+	runs := make([]func() (row.Result, error), len(selected))
+	for i, r := range selected {
+		runs[i] = func() (row.Result, error) { return r.Run(ctx, env) }
+		if r.Start != nil && len(selected) > 1 {
+			finish, err := r.Start(ctx, env)
+			if err != nil {
+				finish = func() (row.Result, error) { return row.Result{}, err }
+			}
+			runs[i] = finish
+		}
+	}
+	for i, r := range selected {
 		fmt.Fprintln(out)
-		res, err := r.Run(ctx, env)
+		res, err := runs[i]()
 		sum.rows++
 		if err != nil {
 			if ctx.Err() != nil {
