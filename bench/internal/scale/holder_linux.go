@@ -38,6 +38,7 @@ func (h *holder) commands() map[string]command {
 		"sweep": on(h.sweep), "diag": on(h.diag),
 		"churnBegin": on(h.churnBegin), "churnEnd": on(h.churnEnd), "profile": on(h.profile),
 		"storm": on(h.startStorm), "leak": on(h.leak), "pings": on(h.countPings), "reports": on(h.reports), "endPings": on(h.endPings),
+		"telemetry": on(h.telemetry),
 	}
 }
 

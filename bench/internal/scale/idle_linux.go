@@ -17,7 +17,7 @@ type Idle struct {
 	Windows []IdleWindow
 	Ticks   Ticks // of the tracked process, in the first window
 
-	Heap, RSS Growth // of the tracked process
+	Heap, RSS Drift // of the tracked process
 	Took      time.Duration
 
 	// Of a process whose tracker had connections and has none now.
@@ -32,8 +32,8 @@ type IdleWindow struct {
 	Slept, PlainSlept float64 // context switches a second
 }
 
-// Growth is a figure at the beginning and at the end.
-type Growth struct{ Begin, End uint64 }
+// Drift is a figure at the beginning and at the end.
+type Drift struct{ Begin, End uint64 }
 
 // Ticks are the times for which a process ran without sleeping.
 type Ticks struct {
@@ -150,8 +150,8 @@ func (d *idler) observe(a idleArgs) error {
 	if err != nil {
 		return err
 	}
-	d.result.Heap = Growth{first[0].Heap, last[0].Heap}
-	d.result.RSS = Growth{first[0].RSS, last[0].RSS}
+	d.result.Heap = Drift{first[0].Heap, last[0].Heap}
+	d.result.RSS = Drift{first[0].RSS, last[0].RSS}
 	d.result.Took = last[0].At.Sub(first[0].At)
 	d.result.EmptyLooping = last[2].Looping
 	return tickErr

@@ -1,0 +1,147 @@
+package scale
+
+import (
+	"context"
+	"time"
+
+	"github.com/tcpstate/tcpstate-go/bench/internal/row"
+)
+
+// Grown is how cost grows with the number of connections.
+type Grown struct {
+	Window    time.Duration
+	Points    []Point
+	Telemetry []Telemetry
+}
+
+// Point is what was measured with one number of connections.
+type Point struct {
+	Processes int
+	Conns     int     // in each process
+	CPU       float64 // share of a core, of all tracked processes together
+	Heap, RSS float64 // bytes that tracking added, of all together
+	Sweep     time.Duration
+	Sweeps    float64 // rounds of a process in the window, on average
+	FIN       FIN     // in one of the processes
+}
+
+// Total is the number of connections.
+func (p *Point) Total() int { return p.Processes * p.Conns }
+
+// growthPlan is what is measured.
+type growthPlan struct {
+	one       []int // connections of a single process
+	processes int   // that have the last of these each
+	settle    time.Duration
+	window    time.Duration
+	fins      int
+	names     []int
+}
+
+func planGrowth(e *row.Env) growthPlan {
+	all := atMost(row.Pick(e, 120, 4_000, many))
+	return growthPlan{
+		one:       []int{all / 19, all * 5 / 19, all},
+		processes: row.Pick(e, 2, 3, 10),
+		settle:    row.Pick(e, 100*time.Millisecond, 12*time.Second, 20*time.Second),
+		window:    row.Pick(e, time.Second, 20*time.Second, time.Minute),
+		fins:      row.Pick(e, 5, 200, 500),
+		names:     []int{1, 10, 50},
+	}
+}
+
+// Growth measures how cost grows.
+func Growth(ctx context.Context, e *row.Env) (g Grown, err error) {
+	p := planGrowth(e)
+	g.Window = p.window
+	for _, n := range p.names {
+		e.Logf("telemetry of %d names", n)
+		t, err := telemetryOf(ctx, n)
+		if err != nil {
+			return g, err
+		}
+		g.Telemetry = append(g.Telemetry, t)
+	}
+	ones, err := p.measure(ctx, e, p.one...)
+	if err != nil {
+		return g, err
+	}
+	g.Points = ones
+	many := make([]int, p.processes)
+	for i := range many {
+		many[i] = p.one[len(p.one)-1]
+	}
+	each, err := p.measure(ctx, e, many...)
+	if err != nil {
+		return g, err
+	}
+	sum := each[0]
+	for _, p := range each[1:] {
+		sum.Processes++
+		sum.CPU, sum.Heap, sum.RSS = sum.CPU+p.CPU, sum.Heap+p.Heap, sum.RSS+p.RSS
+		sum.Sweep, sum.Sweeps = sum.Sweep+p.Sweep, sum.Sweeps+p.Sweeps
+	}
+	sum.Sweep /= time.Duration(sum.Processes)
+	sum.Sweeps /= float64(sum.Processes)
+	g.Points = append(g.Points, sum)
+	return g, nil
+}
+
+// measure has processes with that many connections at the same time, and
+// measures each.
+func (p *growthPlan) measure(ctx context.Context, e *row.Env, conns ...int) ([]Point, error) {
+	points := make([]Point, len(conns))
+	crowds := make([]*crowd, len(conns))
+	defer func() {
+		_ = concurrently(2, len(crowds), func(i int) error {
+			if crowds[i] != nil {
+				crowds[i].stop()
+			}
+			return nil
+		})
+	}()
+	err := concurrently(2, len(conns), func(i int) (err error) {
+		e.Logf("%d connections in process %d of %d", conns[i], i+1, len(conns))
+		if crowds[i], err = newCrowd(ctx, conns[i], true); err != nil {
+			return err
+		}
+		u, err := crowds[i].usage(true)
+		points[i] = Point{
+			Processes: 1, Conns: conns[i],
+			Heap: float64(u.Heap) - float64(crowds[i].bare.Heap), RSS: float64(u.RSS) - float64(crowds[i].bare.RSS),
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	time.Sleep(p.settle)
+	e.Logf("idle for %v", p.window)
+	before := make([]Usage, len(conns))
+	for i, c := range crowds {
+		if before[i], err = c.usage(false); err != nil {
+			return nil, err
+		}
+	}
+	time.Sleep(p.window)
+	for i, c := range crowds {
+		now, err := c.usage(false)
+		if err != nil {
+			return nil, err
+		}
+		points[i].CPU, _ = rates(before[i], now)
+		points[i].Sweeps = float64(now.Stats.Sweeps - before[i].Stats.Sweeps)
+		if n := now.Stats.Sweeps - before[i].Stats.Sweeps; n > 0 {
+			points[i].Sweep = (now.Stats.Sweep - before[i].Stats.Sweep) / time.Duration(n) / time.Duration(conns[i])
+		}
+	}
+	for i, c := range crowds {
+		if i > 0 && conns[i] == conns[0] {
+			break // one of those that are alike is enough
+		}
+		if points[i].FIN, err = c.fin(0, min(p.fins, c.n/2)); err != nil {
+			return nil, err
+		}
+	}
+	return points, nil
+}
