@@ -3,6 +3,12 @@
 //
 //	go run . -quick
 //
+// How that grows with the number of connections, with and without the document
+// that holds it:
+//
+//	go run . -growth
+//	go run . -growth -o ../docs/cost.md
+//
 // It exits with status 1 if a budget is exceeded, if a measurement is too noisy
 // to tell, or if a row fails. What is printed with + comes on top of the first
 // column. A spread (±) is the median distance from the median.
@@ -38,10 +44,12 @@ func main() {
 	pattern := flag.String("run", "", "only rows whose name matches this regular `expression`")
 	raw := flag.String("raw", "", "write every batch to `file`, for benchstat -col /variant")
 	list := flag.Bool("list", false, "print the names of the rows and do nothing")
+	growth := flag.Bool("growth", false, "measure how cost grows with the number of connections instead, in some five minutes")
+	doc := flag.String("o", "", "put what is printed into `file` as well, between the marks for it: ../docs/cost.md")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	ok, err := run(ctx, os.Stdout, options{*quick, *pattern, *raw, *list})
+	ok, err := run(ctx, os.Stdout, options{quick: *quick, pattern: *pattern, raw: *raw, list: *list, growth: *growth, doc: *doc})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 	}
@@ -53,7 +61,8 @@ func main() {
 type options struct {
 	quick        bool
 	pattern, raw string
-	list         bool
+	list, growth bool
+	doc          string
 }
 
 // run measures the rows that are asked for. ok is false if a budget is not met
@@ -77,6 +86,18 @@ func run(ctx context.Context, out io.Writer, o options) (ok bool, err error) {
 	env := &row.Env{Logf: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
 	if o.quick {
 		env.Size = row.Quick
+	}
+	if o.growth {
+		return true, growth(ctx, out, env, m, o.doc)
+	}
+	if o.doc != "" {
+		page := newPage(out)
+		out = page
+		defer func() {
+			if err == nil {
+				err = page.put(o.doc)
+			}
+		}()
 	}
 	if o.raw != "" {
 		f, err := os.Create(o.raw)

@@ -123,41 +123,60 @@ func (s *Set) measure(i, n int) (batch, error) {
 }
 
 // Count counts allocations, on one thread: what else runs in the process only
-// adds to them, so that the least of several counts is the best.
+// adds to them, so that the least of several counts is the best. It is taken
+// when it came up twice, or after many tries.
 func (s *Set) Count(ctx context.Context) error {
 	if s.cfg.Allocs == 0 {
 		return nil
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	s.allocs = make([]count, len(s.variants))
-	for i := range s.allocs {
-		s.allocs[i] = count{math.Inf(1), math.Inf(1)}
-	}
-	const tries = 4 // the first fills pools and tables
-	for range tries {
-		for i, v := range s.variants {
+	const few, many = 3, 12 // the first fills pools and tables
+	counts := make([][]count, len(s.variants))
+	for try := range many {
+		for i := range s.variants {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			n := s.cfg.Allocs
-			if v.Before != nil {
-				if err := v.Before(n); err != nil {
-					return fmt.Errorf("%s: %w", v.Name, err)
-				}
+			if try >= few && agree(counts[i]) {
+				continue
 			}
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			err := v.Run(n)
-			runtime.ReadMemStats(&after)
+			c, err := s.count(i, s.cfg.Allocs)
 			if err != nil {
-				return fmt.Errorf("%s: %w", v.Name, err)
+				return err
 			}
-			c := &s.allocs[i]
-			c.allocs = min(c.allocs, float64(after.Mallocs-before.Mallocs)/float64(n))
-			c.bytes = min(c.bytes, float64(after.TotalAlloc-before.TotalAlloc)/float64(n))
+			counts[i] = append(counts[i], c)
+			slices.SortFunc(counts[i], func(a, b count) int { return cmp.Compare(a.allocs, b.allocs) })
 		}
 	}
+	s.allocs = make([]count, len(s.variants))
+	for i, c := range counts {
+		s.allocs[i] = c[0]
+	}
 	return nil
+}
+
+// agree reports whether the two least counts are the same, but for what the
+// runtime allocates now and then.
+func agree(sorted []count) bool { return sorted[1].allocs-sorted[0].allocs < 0.1 }
+
+func (s *Set) count(i, n int) (count, error) {
+	v := s.variants[i]
+	if v.Before != nil {
+		if err := v.Before(n); err != nil {
+			return count{}, fmt.Errorf("%s: %w", v.Name, err)
+		}
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := v.Run(n)
+	runtime.ReadMemStats(&after)
+	if err != nil {
+		return count{}, fmt.Errorf("%s: %w", v.Name, err)
+	}
+	return count{
+		allocs: float64(after.Mallocs-before.Mallocs) / float64(n),
+		bytes:  float64(after.TotalAlloc-before.TotalAlloc) / float64(n),
+	}, nil
 }
 
 // Dist is where the middle of measurements is, and how far they are from it:

@@ -43,7 +43,7 @@ func (r *Raw) Batch(row, column string, n int, values ...Value) {
 		return
 	}
 	var line strings.Builder
-	fmt.Fprintf(&line, "Benchmark%s/variant=%s-%d\t%d", camel(row), strings.TrimPrefix(column, "+"), runtime.GOMAXPROCS(0), n)
+	fmt.Fprintf(&line, "Benchmark%s/variant=%s-%d\t%d", camel(row), strings.ReplaceAll(strings.TrimPrefix(column, "+"), " ", "_"), runtime.GOMAXPROCS(0), n)
 	for _, v := range values {
 		fmt.Fprintf(&line, "\t%.6g %s", v.V, v.Unit)
 	}

@@ -13,7 +13,7 @@ import (
 
 // overConns compares what is done with a connection that is open all the time.
 // op returns the variant for one.
-func overConns(ctx context.Context, e *row.Env, name string, batch, allocs int, cost budget.Cost,
+func overConns(ctx context.Context, e *row.Env, s spec,
 	op func(conn net.Conn, peer *net.TCPConn) pairs.Variant) (row.Result, error) {
 	all, done, err := ways.Each(ctx)
 	if err != nil {
@@ -32,13 +32,13 @@ func overConns(ctx context.Context, e *row.Env, name string, batch, allocs int, 
 		v.Name = w.Column
 		variants = append(variants, v)
 	}
-	return compare(ctx, e, name, batch, allocs, cost, variants)
+	return compare(ctx, e, s, variants)
 }
 
 // readNothing is all that is not the kernel: package net returns at once when
 // there is no room to read into.
 func readNothing(ctx context.Context, e *row.Env) (row.Result, error) {
-	return overConns(ctx, e, "read nothing", 50_000, 1000, budget.Read, func(conn net.Conn, _ *net.TCPConn) pairs.Variant {
+	return overConns(ctx, e, spec{row: "read nothing", batch: 50_000, allocs: 1000, cost: budget.Read}, func(conn net.Conn, _ *net.TCPConn) pairs.Variant {
 		return pairs.Variant{Run: func(n int) error {
 			for range n {
 				if _, err := conn.Read(nil); err != nil {
@@ -54,7 +54,7 @@ func readNothing(ctx context.Context, e *row.Env) (row.Result, error) {
 func readLoopback(ctx context.Context, e *row.Env) (row.Result, error) {
 	cost := budget.Read
 	cost.Time = nil // the system call varies by more than that; see "read nothing"
-	return overConns(ctx, e, "read", 2000, 500, cost, func(conn net.Conn, peer *net.TCPConn) pairs.Variant {
+	return overConns(ctx, e, spec{row: "read", batch: 2000, allocs: 500, cost: cost}, func(conn net.Conn, peer *net.TCPConn) pairs.Variant {
 		b := make([]byte, 1)
 		return pairs.Variant{
 			Before: func(n int) error {
@@ -77,7 +77,7 @@ func readLoopback(ctx context.Context, e *row.Env) (row.Result, error) {
 func pingPong(ctx context.Context, e *row.Env) (row.Result, error) {
 	cost := budget.Read
 	cost.Time = nil
-	return overConns(ctx, e, "ping-pong", 200, 500, cost, func(conn net.Conn, peer *net.TCPConn) pairs.Variant {
+	return overConns(ctx, e, spec{row: "ping-pong", batch: 200, allocs: 500, cost: cost}, func(conn net.Conn, peer *net.TCPConn) pairs.Variant {
 		go io.Copy(struct{ io.Writer }{peer}, struct{ io.Reader }{peer}) // ends with the connection
 		b := make([]byte, 1)
 		return pairs.Variant{Run: func(n int) error {

@@ -12,7 +12,7 @@ import (
 )
 
 // lives compares the making and closing of connections.
-func lives(ctx context.Context, e *row.Env, name string, cost budget.Cost,
+func lives(ctx context.Context, e *row.Env, s spec,
 	life func(w *ways.Way, plain *net.TCPListener) func() error) (row.Result, error) {
 	all, done, err := ways.Each(ctx)
 	if err != nil {
@@ -28,7 +28,7 @@ func lives(ctx context.Context, e *row.Env, name string, cost budget.Cost,
 		defer l.Close()
 		variants = append(variants, pairs.Variant{Name: w.Column, Run: times(life(w, l))})
 	}
-	res, err := compare(ctx, e, name, 100, 500, cost, variants)
+	res, err := compare(ctx, e, s, variants)
 	noteDropped(&res, all)
 	return res, err
 }
@@ -58,7 +58,7 @@ func noteDropped(res *row.Result, all []*ways.Way) {
 // dialClose closes first, as clients do. The peer's reset then takes the socket
 // out of FIN-WAIT-2.
 func dialClose(ctx context.Context, e *row.Env) (row.Result, error) {
-	return lives(ctx, e, "dial+close", budget.DialClose, func(w *ways.Way, l *net.TCPListener) func() error {
+	return lives(ctx, e, spec{row: "dial+close", batch: 200, allocs: 500, cost: budget.DialClose}, func(w *ways.Way, l *net.TCPListener) func() error {
 		address := l.Addr().String()
 		return func() error {
 			c, err := w.Dial(w.Ctx, "tcp", address)
@@ -78,23 +78,25 @@ func dialClose(ctx context.Context, e *row.Env) (row.Result, error) {
 
 // acceptClose does the same at the other end.
 func acceptClose(ctx context.Context, e *row.Env) (row.Result, error) {
-	var d net.Dialer
-	d.SetMultipathTCP(false)
-	return lives(ctx, e, "accept+close", budget.AcceptClose, func(w *ways.Way, l *net.TCPListener) func() error {
-		address := l.Addr().String()
-		wrapped := w.Wrap(l)
-		return func() error {
-			client, err := d.DialContext(ctx, "tcp", address)
-			if err != nil {
-				return err
-			}
-			c, err := wrapped.Accept()
-			if err != nil {
-				return fmt.Errorf("accept: %w", err)
-			}
-			err = c.Close()
-			ways.Reset(client.(*net.TCPConn))
+	s := spec{row: "accept+close", batch: 200, allocs: 500, cost: budget.AcceptClose}
+	return lives(ctx, e, s, func(w *ways.Way, l *net.TCPListener) func() error { return acceptedLife(ctx, w, l) })
+}
+
+func acceptedLife(ctx context.Context, w *ways.Way, l *net.TCPListener) func() error {
+	client := ways.Plain(ctx)
+	address := l.Addr().String()
+	wrapped := w.Wrap(l)
+	return func() error {
+		peer, err := client.Dial(ctx, "tcp", address)
+		if err != nil {
 			return err
 		}
-	})
+		c, err := wrapped.Accept()
+		if err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+		err = c.Close()
+		ways.Reset(peer.(*net.TCPConn))
+		return err
+	}
 }

@@ -13,15 +13,26 @@ import (
 // more, while it does not tell whether the budget is met.
 const maxRuns = 3
 
-// compare measures variants, the first of which is plain, and judges the column
-// with metrics.
-func compare(ctx context.Context, e *row.Env, name string, batch, allocs int, cost budget.Cost, variants []pairs.Variant) (row.Result, error) {
+// spec says what is compared.
+type spec struct {
+	row    string
+	batch  int // operations in a batch: some milliseconds
+	allocs int // operations in a batch that counts allocations
+	cost   budget.Cost
+	judge  string // the column that cost is about; "" means row.Metrics
+}
+
+// compare measures variants, the first of which is plain, and judges one.
+func compare(ctx context.Context, e *row.Env, s spec, variants []pairs.Variant) (row.Result, error) {
+	if s.judge == "" {
+		s.judge = row.Metrics
+	}
 	set := pairs.New(pairs.Config{
-		Row: name, Raw: e.Raw,
-		Batch:  row.Pick(e, min(batch, 10), batch, batch),
-		Allocs: allocs,
+		Row: s.row, Raw: e.Raw,
+		Batch:  row.Pick(e, min(s.batch, 10), s.batch, s.batch),
+		Allocs: s.allocs,
 		Rounds: row.Pick(e, 1, 15, 60),
-		Time:   row.Pick(e, 0, 2500*time.Millisecond, 15*time.Second),
+		Time:   row.Pick(e, 0, 1500*time.Millisecond, 15*time.Second),
 	}, variants...)
 	if err := set.Count(ctx); err != nil {
 		return row.Result{}, err
@@ -32,23 +43,23 @@ func compare(ctx context.Context, e *row.Env, name string, batch, allocs int, co
 			return row.Result{}, err
 		}
 		runs++
-		if e.Size == row.Smallest || runs == maxRuns || decided(set, cost.Time) {
+		if e.Size == row.Smallest || runs == maxRuns || s.decided(set) {
 			break
 		}
-		e.Logf("%s: once more, %d rounds do not tell", name, set.Rounds())
+		e.Logf("%s: once more, %d rounds do not tell", s.row, set.Rounds())
 	}
-	res := costs(set, allocs > 0)
+	res := costs(set, s.allocs > 0)
 	for _, st := range set.Stats() {
-		if st.Name != row.Metrics {
+		if st.Name != s.judge {
 			continue
 		}
-		if b := cost.Time; b != nil {
+		if b := s.cost.Time; b != nil {
 			res.Check(*b, st.MoreTime.Median, st.MoreTime.Spread)
 		}
-		if b := cost.Allocs; b != nil {
+		if b := s.cost.Allocs; b != nil {
 			res.Check(*b, st.MoreAllocs, 0)
 		}
-		if b := cost.Bytes; b != nil {
+		if b := s.cost.Bytes; b != nil {
 			res.Check(*b, st.MoreBytes, 0)
 		}
 	}
@@ -58,15 +69,15 @@ func compare(ctx context.Context, e *row.Env, name string, batch, allocs int, co
 	return res, nil
 }
 
-// decided reports whether the time of the column with metrics is within b, with
-// a spread that is, too.
-func decided(set *pairs.Set, b *row.Budget) bool {
-	if b == nil {
+// decided reports whether the time that is judged is within its budget, and so
+// is the spread.
+func (s *spec) decided(set *pairs.Set) bool {
+	if s.cost.Time == nil {
 		return true
 	}
 	for _, st := range set.Stats() {
-		if st.Name == row.Metrics {
-			c := row.Check{Budget: *b, Measured: st.MoreTime.Median, Spread: st.MoreTime.Spread}
+		if st.Name == s.judge {
+			c := row.Check{Budget: *s.cost.Time, Measured: st.MoreTime.Median, Spread: st.MoreTime.Spread}
 			return c.Verdict() == row.OK
 		}
 	}

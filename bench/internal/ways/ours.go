@@ -85,7 +85,7 @@ func New(ctx context.Context, column string) (*Ours, error) {
 
 // provider makes spans that go nowhere.
 func (o *Ours) provider(s sdktrace.Sampler) trace.TracerProvider {
-	tp := sdktrace.NewTracerProvider(sdktrace.WithSampler(s), sdktrace.WithSyncer(discard{}))
+	tp := sdktrace.NewTracerProvider(sdktrace.WithSampler(s), sdktrace.WithSyncer(Discard{}))
 	o.close = append(o.close, func() error { return tp.Shutdown(context.Background()) })
 	return tp
 }
@@ -103,8 +103,8 @@ func (o *Ours) Close() error {
 // were not told did not cost anything, so that figures would be too good.
 func (o *Ours) Dropped() uint64 { return o.Tracker.Stats().QueueFull }
 
-// discard is an exporter that has nowhere to go.
-type discard struct{}
+// Discard is an exporter that has nowhere to go.
+type Discard struct{}
 
-func (discard) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error { return nil }
-func (discard) Shutdown(context.Context) error                             { return nil }
+func (Discard) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error { return nil }
+func (Discard) Shutdown(context.Context) error                             { return nil }

@@ -29,7 +29,7 @@ func Each(ctx context.Context) (all []*Way, closeAll func() error, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	all = append(all, plain(ctx))
+	all = append(all, Plain(ctx))
 	for _, o := range ours {
 		all = append(all, o.Way())
 	}
@@ -43,7 +43,8 @@ func netDialer() *net.Dialer {
 	return d
 }
 
-func plain(ctx context.Context) *Way {
+// Plain is package net.
+func Plain(ctx context.Context) *Way {
 	return &Way{
 		Column: row.Plain, Ctx: ctx,
 		Dial: netDialer().DialContext,
@@ -130,4 +131,22 @@ func (w *Way) Accepted(ctx context.Context) (conn net.Conn, client *net.TCPConn,
 func Reset(c *net.TCPConn) {
 	_ = c.SetLinger(0) // one that is closed already needs none
 	_ = c.Close()
+}
+
+// Named returns the way of one column.
+func Named(ctx context.Context, column string) (*Way, func() error, error) {
+	none := func() error { return nil }
+	if column == row.Plain {
+		return Plain(ctx), none, nil
+	}
+	for _, w := range others(ctx) {
+		if w.Column == column {
+			return w, none, nil
+		}
+	}
+	o, err := New(ctx, column)
+	if err != nil {
+		return nil, nil, err
+	}
+	return o.Way(), o.Close, nil
 }
