@@ -108,7 +108,7 @@ func warmHTTP(ctx context.Context, e *row.Env) (row.Result, error) {
 	for _, c := range all {
 		variants = append(variants, c.variant("http://"+l.Addr().String()+"/"))
 	}
-	res, err := compare(ctx, e, spec{row: "http", batch: 200, allocs: 500, cost: budget.WarmHTTP}, variants)
+	res, err := compare(ctx, e, spec{row: "http", batch: 80, allocs: 500, cost: budget.WarmHTTP}, variants)
 	res.Notef("otelhttptrace makes a sampled span of each phase of a request; the others make none of a warm one.")
 	return res, err
 }
@@ -159,7 +159,7 @@ func servedHTTP(ctx context.Context, e *row.Env) (row.Result, error) {
 		c := &client{column: w.Column, ctx: ctx, transport: t}
 		variants = append(variants, c.variant(url))
 	}
-	return compare(ctx, e, spec{row: "http server", batch: 100, allocs: 300}, variants)
+	return compare(ctx, e, spec{row: "http server", batch: 80, allocs: 300}, variants)
 }
 
 // serve serves a short answer. prepare may instrument the server, and wrap the

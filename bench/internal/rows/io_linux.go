@@ -77,7 +77,7 @@ func readLoopback(ctx context.Context, e *row.Env) (row.Result, error) {
 func pingPong(ctx context.Context, e *row.Env) (row.Result, error) {
 	cost := budget.Read
 	cost.Time = nil
-	return overConns(ctx, e, spec{row: "ping-pong", batch: 200, allocs: 500, cost: cost}, func(conn net.Conn, peer *net.TCPConn) pairs.Variant {
+	return overConns(ctx, e, spec{row: "ping-pong", batch: 100, allocs: 500, cost: cost}, func(conn net.Conn, peer *net.TCPConn) pairs.Variant {
 		go io.Copy(struct{ io.Writer }{peer}, struct{ io.Reader }{peer}) // ends with the connection
 		b := make([]byte, 1)
 		return pairs.Variant{Run: func(n int) error {

@@ -58,7 +58,7 @@ func noteDropped(res *row.Result, all []*ways.Way) {
 // dialClose closes first, as clients do. The peer's reset then takes the socket
 // out of FIN-WAIT-2.
 func dialClose(ctx context.Context, e *row.Env) (row.Result, error) {
-	return lives(ctx, e, spec{row: "dial+close", batch: 200, allocs: 500, cost: budget.DialClose}, func(w *ways.Way, l *net.TCPListener) func() error {
+	return lives(ctx, e, spec{row: "dial+close", batch: 40, allocs: 300, cost: budget.DialClose}, func(w *ways.Way, l *net.TCPListener) func() error {
 		address := l.Addr().String()
 		return func() error {
 			c, err := w.Dial(w.Ctx, "tcp", address)
@@ -78,7 +78,7 @@ func dialClose(ctx context.Context, e *row.Env) (row.Result, error) {
 
 // acceptClose does the same at the other end.
 func acceptClose(ctx context.Context, e *row.Env) (row.Result, error) {
-	s := spec{row: "accept+close", batch: 200, allocs: 500, cost: budget.AcceptClose}
+	s := spec{row: "accept+close", batch: 40, allocs: 300, cost: budget.AcceptClose}
 	return lives(ctx, e, s, func(w *ways.Way, l *net.TCPListener) func() error { return acceptedLife(ctx, w, l) })
 }
 

@@ -40,7 +40,7 @@ func overflow(ctx context.Context, e *row.Env) (row.Result, error) {
 			return row.Result{}, err
 		}
 	}
-	s := spec{row: "observer overflow", batch: 200, cost: budget.Cost{Time: &budget.SlowObserver}, judge: "slow observer"}
+	s := spec{row: "observer overflow", batch: 40, cost: budget.Cost{Time: &budget.SlowObserver}, judge: "slow observer"}
 	res, err := compare(ctx, e, s, variants)
 	if err != nil {
 		return res, err
