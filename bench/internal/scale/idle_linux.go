@@ -124,12 +124,13 @@ func (d *idler) observe(a idleArgs) error {
 	var sampling sync.WaitGroup
 	var ticks Ticks
 	var tickErr error
-	sampling.Go(func() { ticks, tickErr = watchTicks(d.tracked.holder.cmd.Process.Pid, a.Window) })
-	slept := switches(d.empty.holder.cmd.Process.Pid)
 	before, err := look(false)
 	if err != nil {
 		return err
 	}
+	time.Sleep(10 * tickLook) // the question is no tick
+	sampling.Go(func() { ticks, tickErr = watchTicks(d.tracked.holder.cmd.Process.Pid, a.Window-20*tickLook) })
+	slept := switches(d.empty.holder.cmd.Process.Pid)
 	for i := range a.Windows {
 		time.Sleep(a.Window)
 		if sampling.Wait(); i == 0 {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tcpstate/tcpstate-go/bench/internal/row"
 )
@@ -51,80 +52,106 @@ func (g *Grown) telemetryFits() (points, bytes Fit) {
 
 // Markdown writes what docs/cost.md holds. machine is what it was measured on.
 func (g *Grown) Markdown(w io.Writer, machine string) error {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("Measured on %s.\n", machine)
-	line("| processes × connections | CPU idle, of a core | sweep of a connection | heap each | RSS each | FIN p50 | p99 | max |")
-	line("|---|---:|---:|---:|---:|---:|---:|---:|")
+	var d document
+	d.text("Measured on %s.", machine)
+	d.table("| processes × connections | CPU idle, of a core | sweeps a minute | of a connection | heap each | RSS each | FIN p50 | p99 | max |",
+		"|---|---:|---:|---:|---:|---:|---:|---:|---:|")
 	for _, p := range g.Points {
 		n := float64(p.Total())
-		line("| %d × %s | %.3g %% | %s | %.0f B | %.0f B | %s | %s | %s |", p.Processes, thousands(p.Conns), 100*p.CPU, short(p.Sweep),
-			p.Heap/n, p.RSS/n, short(p.FIN.P50), short(p.FIN.P99), short(p.FIN.Max))
+		d.line("| %d × %s | %.2g %% | %.1f | %s | %.0f B | %.0f B | %s | %s | %s |", p.Processes, thousands(p.Conns), 100*p.CPU,
+			p.Sweeps*float64(time.Minute)/float64(g.Window), short(p.Sweep), p.Heap/n, p.RSS/n, short(p.FIN.P50), short(p.FIN.P99), short(p.FIN.Max))
 	}
-	line("\nAll measured: CPU in %v without any traffic, with %.1f sweeps of each process on average; heap and RSS are what tracking", g.Window,
-		g.Points[len(g.Points)-1].Sweeps)
-	line("adds to the same connections, after a collection; FINs in one of the processes, %d of them.\n", g.Points[len(g.Points)-1].FIN.N)
+	last, one := g.Points[len(g.Points)-1], g.Points[len(g.Points)-2]
+	d.text("All measured. CPU is that of all processes in %.0f s without any traffic; heap and RSS are what tracking adds to the same "+
+		"connections, after a collection; %d FINs in one of the processes, and the best of up to %d such rounds where the "+
+		"budget was not met at once.", g.Window.Seconds(), one.FIN.N, tries)
 
 	cpu, heap, rss := g.fits()
-	line("Per process, by linear least squares over the four lines, with the largest residual as a share of the largest value:\n")
-	line("| | fixed | each connection | residual |")
-	line("|---|---:|---:|---:|")
-	line("| CPU, of a core | %.3g %% | %.3g %% per 1,000 | %.0f %% |", 100*cpu.Base, 1e5*cpu.Each, 100*cpu.Residual)
-	line("| heap | %s | %.0f B | %.0f %% |", size(heap.Base), heap.Each, 100*heap.Residual)
-	line("| RSS | %s | %.0f B | %.0f %% |", size(rss.Base), rss.Each, 100*rss.Residual)
+	d.text("Computed from these, for one process, by linear least squares; the residual is the largest one, as a share of the largest value:")
+	d.table("| | fixed | for each connection | residual |", "|---|---:|---:|---:|")
+	d.line("| CPU, of a core | %.2g %% | %.2g %% per 1,000 | %.0f %% |", 100*cpu.Base, 1e5*cpu.Each, 100*cpu.Residual)
+	d.line("| heap | %s | %.0f B | %.0f %% |", size(heap.Base), heap.Each, 100*heap.Residual)
+	d.line("| RSS | %s | %.0f B | %.0f %% |", size(rss.Base), rss.Each, 100*rss.Residual)
 
-	last := g.Points[len(g.Points)-1]
-	sweep := g.Points[len(g.Points)-2].Sweep
 	processes := math.Ceil(largeServer / float64(last.Conns))
-	line("\nA large server with %s connections:\n", thousands(largeServer))
-	line("| | | |")
-	line("|---|---:|---|")
-	line("| CPU of %.0f processes with %s each | %.2g cores | computed: %.0f × the line above |", processes, thousands(last.Conns),
+	share := float64(tickBudget) / float64(tickBudget+busyDelay)
+	d.text("A large server with %s connections:", thousands(largeServer))
+	d.table("| | | |", "|---|---:|---|")
+	d.line("| CPU of %.0f processes with %s each | %.2g cores | computed: %.0f × the line above |", processes, thousands(last.Conns),
 		processes*cpu.At(float64(last.Conns)), processes)
-	line("| their heap, RSS | %s, %s | computed, likewise |", size(processes*heap.At(float64(last.Conns))), size(processes*rss.At(float64(last.Conns))))
-	limit := float64(tickBudget) / float64(tickBudget+busyDelay)
-	line("| CPU of a single process | %.2g %% of a core at most | computed: %v of sweeping, then %v of rest |", 100*limit, tickBudget, busyDelay)
-	if sweep > 0 {
-		round := time.Duration(largeServer*float64(sweep)/float64(tickBudget)) * (tickBudget + busyDelay)
-		line("| its round over all connections, at that | %v | computed: %s × %s; events are as quick as ever |", round.Round(time.Second),
-			thousands(largeServer), short(sweep))
-		most := time.Duration(float64(10*time.Second) * limit)
-		line("| connections it sweeps in the 10 s that are wanted | %s | computed |", thousands(int(most/sweep)/1000*1000))
+	d.line("| their heap and RSS, beyond plain connections | %s, %s | computed, likewise |", size(processes*heap.At(float64(last.Conns))),
+		size(processes*rss.At(float64(last.Conns))))
+	d.line("| CPU of a single process, for sweeps | %.2g %% of a core at most | computed: %v of work, then %v of rest |", 100*share, tickBudget, busyDelay)
+	if one.Sweep > 0 {
+		round := time.Duration(largeServer * float64(one.Sweep) / share)
+		d.line("| its round over all connections | %v | computed: %s × %s at that share; events do not wait for it |", round.Round(time.Second),
+			thousands(largeServer), short(one.Sweep))
+		d.line("| connections of a process that are swept in the 10 s that are wanted | %s | computed, likewise |",
+			thousands(int(float64(10*time.Second)*share/float64(one.Sweep))/1000*1000))
 	}
-	line("| its heap | %s | computed: %.0f B each |", size(heap.At(largeServer)), heap.Each)
-	g.telemetryText(line)
-	_, err := io.WriteString(w, b.String())
+	d.line("| its heap, beyond plain connections | %s | computed: %.0f B each |", size(heap.At(largeServer)), heap.Each)
+	g.writeTelemetry(&d)
+	_, err := io.WriteString(w, d.String())
 	return err
 }
 
-func (g *Grown) telemetryText(line func(string, ...any)) {
-	line("\nTelemetry of a process, where each name has a dialer and a listener in use:\n")
-	line("| names | data points of an export | bytes (OTLP, not compressed) | |")
-	line("|---:|---:|---:|---|")
+func (g *Grown) writeTelemetry(d *document) {
+	d.text("Telemetry of a process, where each name has a dialer and a listener in use, without findings. Measured:")
+	d.table("| names | data points of an export | bytes (OTLP, not compressed) |", "|---:|---:|---:|")
 	for _, t := range g.Telemetry {
-		line("| %d | %s | %s | measured |", t.Names, thousands(t.Points), thousands(t.Bytes))
+		d.line("| %d | %s | %s |", t.Names, thousands(t.Points), thousands(t.Bytes))
 	}
 	points, bytes := g.telemetryFits()
 	t := g.Telemetry[0]
 	n, per := points.At(fleetNames), bytes.At(fleetNames)
-	line("\nThat is %.0f data points and %s for each name (residual %.1f %%), however many connections there are; after 50 names the",
-		points.Each, size(bytes.Each), 100*points.Residual)
-	line("rest share one. The span of a finding has %s, the %d spans of a connection that leaked and is closed at last %s (both",
-		size(float64(t.FindingSpan)), t.ConnSpans, size(float64(t.Conn)))
-	line("measured).\n")
-	line("A fleet of %s processes with %d names, of which each leaks %d connections an hour at %d lines:\n", thousands(fleet), fleetNames,
+	d.text("That is %.0f data points and %s for each name (computed, residual %.1f %%), however many connections there are; after 50 "+
+		"names the rest share one. The span of a finding has %s, the %d spans of a connection that leaked and is closed at last have "+
+		"%s (measured).", points.Each, size(bytes.Each), 100*max(points.Residual, bytes.Residual), size(float64(t.FindingSpan)),
+		t.ConnSpans, size(float64(t.Conn)))
+	d.text("A fleet of %s processes with %d names, of which each leaks %d connections an hour at %d lines:", thousands(fleet), fleetNames,
 		fleetLeaks, fleetLines)
-	line("| | | |")
-	line("|---|---:|---|")
-	line("| series | %s | computed: %.0f of each process |", thousands(int(fleet*n)), n)
-	line("| data points a second | %s | computed: one export a minute |", thousands(int(fleet*n/export.Seconds())))
-	line("| bytes a second of metrics | %s | computed |", size(fleet*per/export.Seconds()))
-	line("| spans of findings in the first hour | %s at most | computed: one for each line, as the storm measures |", thousands(fleet*fleetLines))
-	line("| log records in the first hour | %s at most | computed: opened, and %d reminders |", thousands(fleet*fleetLines*(1+reminders)), reminders)
-	line("| spans of leaked connections an hour | %s at most | computed: %d when it is closed; none while it leaks |",
+	d.table("| | | |", "|---|---:|---|")
+	d.line("| series | %s | computed: %.0f of each process |", thousands(int(fleet*n)), n)
+	d.line("| data points a second | %s | computed: one export a minute |", thousands(int(fleet*n/export.Seconds())))
+	d.line("| bytes a second of metrics | %s | computed |", size(fleet*per/export.Seconds()))
+	d.line("| spans of findings in the first hour | %s at most | computed: one for each line, as the storm shows |", thousands(fleet*fleetLines))
+	d.line("| log records in the first hour | %s at most | computed: one that it opened, and %d reminders |",
+		thousands(fleet*fleetLines*(1+reminders)), reminders)
+	d.line("| spans of connections an hour | %s at most | computed: %d of each when it is closed, none while it leaks |",
 		thousands(fleet*fleetLeaks*t.ConnSpans), t.ConnSpans)
-	line("| bytes a second of spans | %s at most | computed |",
+	d.line("| bytes a second of spans | %s at most | computed |",
 		size(fleet*(fleetLines*float64(t.FindingSpan)+fleetLeaks*float64(t.Conn))/time.Hour.Seconds()))
+}
+
+// document is Markdown in the making.
+type document struct{ strings.Builder }
+
+func (d *document) line(format string, args ...any) { fmt.Fprintf(d, format+"\n", args...) }
+
+// table begins one.
+func (d *document) table(head, ruler string) { d.line("%s\n%s", head, ruler) }
+
+// text writes a paragraph, in lines of 120 columns.
+func (d *document) text(format string, args ...any) {
+	if d.Len() > 0 && !strings.HasSuffix(d.String(), "\n\n") {
+		d.line("")
+	}
+	column := 0
+	for _, word := range strings.Fields(fmt.Sprintf(format, args...)) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case column == 0:
+		case column+1+n > 120:
+			d.line("")
+			column = 0
+		default:
+			d.WriteByte(' ')
+			column++
+		}
+		d.WriteString(word)
+		column += n
+	}
+	d.line("\n")
 }
 
 // short writes a duration with three digits.

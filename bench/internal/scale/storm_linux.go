@@ -303,8 +303,11 @@ func storming(ctx context.Context, n int, closeWait time.Duration) (s Storm, err
 	if err := tell(c.holder, "close", none{}); err != nil {
 		return s, err
 	}
-	// The last of it is told by another goroutine.
-	for begin := time.Now(); s.End.Cleared < int64(n) && time.Since(begin) < patience; time.Sleep(50 * time.Millisecond) {
+	// The last of it is told by another goroutine, and counted before it is logged.
+	told := func() bool {
+		return s.End.Open == 0 && s.End.Cleared >= int64(n) && s.End.Records >= 2*int64(s.End.Groups)
+	}
+	for begin := time.Now(); !told() && time.Since(begin) < patience; time.Sleep(50 * time.Millisecond) {
 		if s.End, err = ask[Reports](c.holder, "reports", none{}); err != nil {
 			return s, err
 		}

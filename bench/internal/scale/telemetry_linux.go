@@ -32,7 +32,7 @@ type Telemetry struct {
 	FindingSpan  int // bytes of the span of a finding
 	Conn         int // bytes of all spans of a connection that had a finding, when it is closed
 	ConnSpans    int // how many these are
-	FindingTimes int // spans of findings: 1
+	FindingSpans int // spans of findings
 }
 
 // telemetryOf measures in a process of its own.
@@ -150,14 +150,14 @@ func (h *holder) telemetry(names int) (t Telemetry, err error) {
 	if err := flush(1); err != nil {
 		return t, err
 	}
-	t.FindingTimes, t.FindingSpan = int(spans.n.Load()), c.took()
+	t.FindingSpans, t.FindingSpan = int(spans.n.Load()), c.took()
 	if err := open[1].Close(); err != nil {
 		return t, err
 	}
-	if err := flush(int64(t.FindingTimes) + 1); err != nil {
+	if err := flush(int64(t.FindingSpans) + 1); err != nil {
 		return t, err
 	}
-	t.ConnSpans, t.Conn = int(spans.n.Load())-t.FindingTimes, c.took()
+	t.ConnSpans, t.Conn = int(spans.n.Load())-t.FindingSpans, c.took()
 	return t, nil
 }
 
