@@ -107,11 +107,15 @@ func (s *Set) round(ctx context.Context) error {
 func (s *Set) measure(i, n int) (batch, error) {
 	v := s.variants[i]
 	if v.Before != nil {
-		if err := v.Before(n); err != nil {
+		if err := v.Before(n + 1); err != nil {
 			return batch{}, fmt.Errorf("%s: %w", v.Name, err)
 		}
 	}
 	runtime.GC() // what other batches left is not collected in this one
+	// Pools are empty now, and the caches of the processor are somebody else's.
+	if err := v.Run(1); err != nil {
+		return batch{}, fmt.Errorf("%s: %w", v.Name, err)
+	}
 	cpu, begin := cpuTime(), time.Now()
 	err := v.Run(n)
 	wall := time.Since(begin)

@@ -80,10 +80,15 @@ func TestVariantsTakeTurns(t *testing.T) {
 	var order strings.Builder
 	var variants []Variant
 	for _, name := range []string{"a", "b", "c"} {
-		variants = append(variants, Variant{Name: name, Run: func(int) error { order.WriteString(name); return nil }})
+		variants = append(variants, Variant{Name: name, Run: func(n int) error {
+			if n > 1 { // one alone comes before each batch
+				order.WriteString(name)
+			}
+			return nil
+		}})
 	}
 	var raw bytes.Buffer
-	s := New(Config{Row: "turns", Batch: 1, Rounds: 6, Raw: row.NewRaw(&raw, "")}, variants...)
+	s := New(Config{Row: "turns", Batch: 2, Rounds: 6, Raw: row.NewRaw(&raw, "")}, variants...)
 	if err := s.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -40,11 +40,12 @@ const (
 
 // Verdict judges c.
 func (c Check) Verdict() Verdict {
+	limit := c.Budget.Limit
 	switch {
-	case !c.within(c.Budget.Limit):
-		return Over
-	case !c.Budget.Exact && c.Spread > c.Budget.Limit:
+	case !c.Budget.Exact && c.Spread > limit && c.Measured-c.Spread <= limit:
 		return Noisy
+	case !c.within(limit):
+		return Over
 	default:
 		return OK
 	}
