@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 
 	"github.com/tcpstate/tcpstate-go/bench/internal/docfile"
@@ -10,20 +11,27 @@ import (
 	"github.com/tcpstate/tcpstate-go/bench/internal/scale"
 )
 
-// growth prints how cost grows, and puts it into the document, if there is one.
-func growth(ctx context.Context, out io.Writer, env *row.Env, m machine, doc string) error {
+// growth prints how cost grows, and puts it into the document and what is to be
+// quoted into the README, if they are given.
+func growth(ctx context.Context, out io.Writer, env *row.Env, m machine, doc, readme string) error {
 	g, err := scale.Growth(ctx, env)
 	if err != nil {
 		return err
 	}
-	var b bytes.Buffer
-	if err := g.Markdown(&b, m.String()); err != nil {
+	var b, sum bytes.Buffer
+	if err := errors.Join(g.Markdown(&b, m.String()), g.Summary(&sum, m.String())); err != nil {
 		return err
 	}
-	if _, err := out.Write(b.Bytes()); err != nil || doc == "" {
+	if _, err := out.Write(b.Bytes()); err != nil {
 		return err
 	}
-	return docfile.Replace(doc, "growth", b.Bytes())
+	if doc != "" {
+		err = docfile.Replace(doc, "growth", b.Bytes())
+	}
+	if readme != "" {
+		err = errors.Join(err, docfile.Replace(readme, "cost", sum.Bytes()))
+	}
+	return err
 }
 
 // page is the table on its way to the reader and into the document.

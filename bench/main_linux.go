@@ -7,7 +7,7 @@
 // that holds it:
 //
 //	go run . -growth
-//	go run . -growth -o ../docs/cost.md
+//	go run . -growth -o ../docs/cost.md -readme ../README.md
 //
 // It exits with status 1 if a budget is exceeded, if a measurement is too noisy
 // to tell, or if a row fails. What is printed with + comes on top of the first
@@ -46,10 +46,11 @@ func main() {
 	list := flag.Bool("list", false, "print the names of the rows and do nothing")
 	growth := flag.Bool("growth", false, "measure how cost grows with the number of connections instead, in some five minutes")
 	doc := flag.String("o", "", "put what is printed into `file` as well, between the marks for it: ../docs/cost.md")
+	readme := flag.String("readme", "", "with -growth, put what is quoted of it into `file`, between the marks for it: ../README.md")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	ok, err := run(ctx, os.Stdout, options{quick: *quick, pattern: *pattern, raw: *raw, list: *list, growth: *growth, doc: *doc})
+	ok, err := run(ctx, os.Stdout, options{quick: *quick, pattern: *pattern, raw: *raw, list: *list, growth: *growth, doc: *doc, readme: *readme})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 	}
@@ -62,7 +63,7 @@ type options struct {
 	quick        bool
 	pattern, raw string
 	list, growth bool
-	doc          string
+	doc, readme  string
 }
 
 // run measures the rows that are asked for. ok is false if a budget is not met
@@ -88,7 +89,7 @@ func run(ctx context.Context, out io.Writer, o options) (ok bool, err error) {
 		env.Size = row.Quick
 	}
 	if o.growth {
-		return true, growth(ctx, out, env, m, o.doc)
+		return true, growth(ctx, out, env, m, o.doc, o.readme)
 	}
 	if o.doc != "" {
 		page := newPage(out)

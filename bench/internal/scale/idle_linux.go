@@ -49,7 +49,6 @@ type idler struct {
 	tracked, plain, empty *crowd
 	result                Idle
 	done                  chan error
-	enough                chan struct{}
 	cancel                func()
 }
 

@@ -95,6 +95,18 @@ func (g *Grown) Markdown(w io.Writer, machine string) error {
 	return err
 }
 
+// Summary writes what the README quotes.
+func (g *Grown) Summary(w io.Writer, machine string) error {
+	var d document
+	one, last := g.Points[len(g.Points)-2], g.Points[len(g.Points)-1]
+	d.text("%s idle connections in one process take %.2g %% of a core and %.0f B of heap each beyond plain ones; a peer's FIN is "+
+		"known after %s, at the 99th percentile after %s; %s in %d processes take %.2g %%. Measured on %s: [docs/cost.md](docs/cost.md).",
+		thousands(one.Conns), 100*one.CPU, one.Heap/float64(one.Conns), short(one.FIN.P50), short(one.FIN.P99),
+		thousands(last.Total()), last.Processes, 100*last.CPU, machine)
+	_, err := io.WriteString(w, d.String())
+	return err
+}
+
 func (g *Grown) writeTelemetry(d *document) {
 	d.text("Telemetry of a process, where each name has a dialer and a listener in use, without findings. Measured:")
 	d.table("| names | data points of an export | bytes (OTLP, not compressed) |", "|---:|---:|---:|")

@@ -80,7 +80,7 @@ func finRow(ctx context.Context, e *row.Env) (res row.Result, err error) {
 	res.Notef("%d rounds of %d among %d connections, one each millisecond; the peer is another process, "+
 		"and both go by CLOCK_MONOTONIC", rounds, n, c.n)
 	if again > 0 {
-		res.Notef("measured %d times, until the budget was met: the machine is busy", again+1)
+		res.Notef("measured %d times: what came before was over the budget, and whatever else runs only makes it longer", again+1)
 	}
 	return res, nil
 }

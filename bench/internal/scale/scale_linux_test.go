@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -225,8 +226,10 @@ func TestGrowthIsWritten(t *testing.T) {
 		t.Errorf("series per name: %+v", points)
 	}
 	var b strings.Builder
-	if err := g.Markdown(&b, "a machine"); err != nil {
-		t.Fatal(err)
+	for _, write := range []func(io.Writer, string) error{g.Markdown, g.Summary} {
+		if err := write(&b, "a machine"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Log(b.String())
 	for line := range strings.Lines(b.String()) {
