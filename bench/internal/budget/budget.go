@@ -43,6 +43,10 @@ var (
 	// SlowObserver is what an observer that does not keep up may cost the
 	// application: what any may.
 	SlowObserver = row.Budget{Of: Time, Limit: 6_000, Unit: row.Nanoseconds, More: true}
+	// DialCalls and AcceptCalls are system calls by connection, beyond plain: what
+	// Close saves of it, which are three, and how often a dial sent its SYN.
+	DialCalls   = row.Budget{Of: "calls", Limit: 4, More: true, Exact: true, Round: true}
+	AcceptCalls = row.Budget{Of: "calls", Limit: 3, More: true, Exact: true, Round: true}
 	// Calls are system calls that move data and are made either by plain
 	// connections or by ours, but not by both.
 	Calls = row.Budget{Of: "unlike plain", Limit: 0, Exact: true, Unit: "calls"}

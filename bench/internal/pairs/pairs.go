@@ -134,7 +134,7 @@ func (s *Set) Count(ctx context.Context) error {
 		return nil
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	const few, many = 3, 12 // the first fills pools and tables
+	const few, many = 5, 12 // the first fills pools and tables
 	counts := make([][]count, len(s.variants))
 	for try := range many {
 		for i := range s.variants {

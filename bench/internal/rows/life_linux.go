@@ -13,7 +13,7 @@ import (
 
 // lives compares the making and closing of connections.
 func lives(ctx context.Context, e *row.Env, s spec,
-	life func(w *ways.Way, plain *net.TCPListener) func() error) (row.Result, error) {
+	life func(ctx context.Context, w *ways.Way, plain *net.TCPListener) func() error) (row.Result, error) {
 	all, done, err := ways.Each(ctx)
 	if err != nil {
 		return row.Result{}, err
@@ -26,7 +26,7 @@ func lives(ctx context.Context, e *row.Env, s spec,
 			return row.Result{}, err
 		}
 		defer l.Close()
-		variants = append(variants, pairs.Variant{Name: w.Column, Run: times(life(w, l))})
+		variants = append(variants, pairs.Variant{Name: w.Column, Run: times(life(ctx, w, l))})
 	}
 	res, err := compare(ctx, e, s, variants)
 	noteDropped(&res, all)
@@ -55,33 +55,69 @@ func noteDropped(res *row.Result, all []*ways.Way) {
 	}
 }
 
-// dialClose closes first, as clients do. The peer's reset then takes the socket
-// out of FIN-WAIT-2.
-func dialClose(ctx context.Context, e *row.Env) (row.Result, error) {
-	return lives(ctx, e, spec{row: "dial+close", batch: 40, allocs: 300, cost: budget.DialClose}, func(w *ways.Way, l *net.TCPListener) func() error {
-		address := l.Addr().String()
-		return func() error {
-			c, err := w.Dial(w.Ctx, "tcp", address)
-			if err != nil {
-				return err
-			}
-			peer, err := l.AcceptTCP()
-			if err != nil {
-				return err
-			}
-			err = c.Close()
-			ways.Reset(peer)
+// addLifeCalls adds system calls by connection, other than those that wait or
+// move data.
+func addLifeCalls(ctx context.Context, res *row.Result, program string, b row.Budget) error {
+	if ok, err := tracing(ctx, res); !ok {
+		return err
+	}
+	var plain calls
+	for i, column := range transferColumns {
+		c, err := countCalls(ctx, onConns, program, column)
+		if err != nil {
 			return err
 		}
-	})
+		if i == 0 {
+			plain = c
+		}
+		n := (float64(c.total()) - less(i, float64(plain.total()))) / livesWatched
+		res.Add(row.Cell{Of: b.Of, Column: column, Value: n, More: i > 0})
+		if column == row.Metrics {
+			res.Check(b, n, 0)
+			res.Notef("calls of %s for %d connections: %v more.", column, livesWatched, c.beyond(plain))
+		}
+	}
+	return nil
 }
 
-// acceptClose does the same at the other end.
+func dialClose(ctx context.Context, e *row.Env) (row.Result, error) {
+	s := spec{row: "dial+close", batch: 40, allocs: 300, cost: budget.DialClose}
+	res, err := lives(ctx, e, s, dialedLife)
+	if err != nil {
+		return res, err
+	}
+	return res, addLifeCalls(ctx, &res, s.row, budget.DialCalls)
+}
+
+// dialedLife closes first, as clients do. The peer's reset then takes the socket
+// out of FIN-WAIT-2.
+func dialedLife(_ context.Context, w *ways.Way, l *net.TCPListener) func() error {
+	address := l.Addr().String()
+	return func() error {
+		c, err := w.Dial(w.Ctx, "tcp", address)
+		if err != nil {
+			return err
+		}
+		peer, err := l.AcceptTCP()
+		if err != nil {
+			return err
+		}
+		err = c.Close()
+		ways.Reset(peer)
+		return err
+	}
+}
+
 func acceptClose(ctx context.Context, e *row.Env) (row.Result, error) {
 	s := spec{row: "accept+close", batch: 40, allocs: 300, cost: budget.AcceptClose}
-	return lives(ctx, e, s, func(w *ways.Way, l *net.TCPListener) func() error { return acceptedLife(ctx, w, l) })
+	res, err := lives(ctx, e, s, acceptedLife)
+	if err != nil {
+		return res, err
+	}
+	return res, addLifeCalls(ctx, &res, s.row, budget.AcceptCalls)
 }
 
+// acceptedLife does the same at the other end.
 func acceptedLife(ctx context.Context, w *ways.Way, l *net.TCPListener) func() error {
 	client := ways.Plain(ctx)
 	address := l.Addr().String()

@@ -308,18 +308,14 @@ func drain(c net.Conn) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, 256<<10))
 }
 
-// addCalls adds what strace counts, if it can.
+// addCalls adds how the data is moved.
 func addCalls(ctx context.Context, res *row.Result, program string) error {
-	if err := canTrace(ctx); err != nil {
-		if os.Getenv("TCPSTATE_CI") == "1" {
-			return err // nobody would ever know
-		}
-		res.Notef("Calls are not counted: %v.", err)
-		return nil
+	if ok, err := tracing(ctx, res); !ok {
+		return err
 	}
 	var plain calls
 	for i, column := range transferColumns {
-		c, err := countCalls(ctx, program, column)
+		c, err := countCalls(ctx, moving, program, column)
 		if err != nil {
 			return err
 		}
