@@ -18,12 +18,12 @@ type Grown struct {
 // Point is what was measured with one number of connections.
 type Point struct {
 	Processes int
-	Conns     int     // in each process
-	CPU       float64 // share of a core, of all tracked processes together
-	Heap, RSS float64 // bytes that tracking added, of all together
-	Sweep     time.Duration
-	Sweeps    float64 // rounds of a process in the window, on average
-	FIN       FIN     // in one of the processes
+	Conns     int           // in each process
+	CPU       float64       // share of a core, of all tracked processes together
+	Heap, RSS float64       // bytes that tracking added, of all together
+	Sweeps    float64       // complete rounds of a process in the window, on average
+	Look      time.Duration // CPU time for each look at a connection in these
+	FIN       FIN           // in one of the processes
 }
 
 // Total is the number of connections.
@@ -80,9 +80,9 @@ func Growth(ctx context.Context, e *row.Env) (g Grown, err error) {
 	for _, p := range each[1:] {
 		sum.Processes++
 		sum.CPU, sum.Heap, sum.RSS = sum.CPU+p.CPU, sum.Heap+p.Heap, sum.RSS+p.RSS
-		sum.Sweep, sum.Sweeps = sum.Sweep+p.Sweep, sum.Sweeps+p.Sweeps
+		sum.Look, sum.Sweeps = sum.Look+p.Look, sum.Sweeps+p.Sweeps
 	}
-	sum.Sweep /= time.Duration(sum.Processes)
+	sum.Look /= time.Duration(sum.Processes)
 	sum.Sweeps /= float64(sum.Processes)
 	g.Points = append(g.Points, sum)
 	return g, nil
@@ -132,8 +132,10 @@ func (p *growthPlan) measure(ctx context.Context, e *row.Env, conns ...int) ([]P
 		}
 		points[i].CPU, _ = rates(before[i], now)
 		points[i].Sweeps = float64(now.Stats.Sweeps - before[i].Stats.Sweeps)
-		if n := now.Stats.Sweeps - before[i].Stats.Sweeps; n > 0 {
-			points[i].Sweep = (now.Stats.Sweep - before[i].Stats.Sweep) / time.Duration(n) / time.Duration(conns[i])
+		if looks := points[i].Sweeps * float64(conns[i]); looks > 0 {
+			// Not Stats.Sweep, which goes by the wall clock: whatever else runs
+			// on the machine would be in it.
+			points[i].Look = time.Duration(float64(now.CPU-before[i].CPU) / looks)
 		}
 	}
 	for i, c := range crowds {

@@ -54,15 +54,15 @@ func (g *Grown) telemetryFits() (points, bytes Fit) {
 func (g *Grown) Markdown(w io.Writer, machine string) error {
 	var d document
 	d.text("Measured on %s.", machine)
-	d.table("| processes × connections | CPU idle, of a core | sweeps a minute | of a connection | heap each | RSS each | FIN p50 | p99 | max |",
+	d.table("| processes × connections | CPU idle, of a core | sweeps a minute | CPU of a look | heap each | RSS each | FIN p50 | p99 | max |",
 		"|---|---:|---:|---:|---:|---:|---:|---:|---:|")
 	for _, p := range g.Points {
 		n := float64(p.Total())
 		d.line("| %d × %s | %.2g %% | %.1f | %s | %.0f B | %.0f B | %s | %s | %s |", p.Processes, thousands(p.Conns), 100*p.CPU,
-			p.Sweeps*float64(time.Minute)/float64(g.Window), short(p.Sweep), p.Heap/n, p.RSS/n, short(p.FIN.P50), short(p.FIN.P99), short(p.FIN.Max))
+			p.Sweeps*float64(time.Minute)/float64(g.Window), short(p.Look), p.Heap/n, p.RSS/n, short(p.FIN.P50), short(p.FIN.P99), short(p.FIN.Max))
 	}
 	last, one := g.Points[len(g.Points)-1], g.Points[len(g.Points)-2]
-	d.text("All measured. CPU is that of all processes in %.0f s without any traffic; heap and RSS are what tracking adds to the same "+
+	d.text("All measured. CPU is that of all processes in %.0f s without any traffic, a look that divided by the connections of complete sweeps; heap and RSS are what tracking adds to the same "+
 		"connections, after a collection; %d FINs in one of the processes, and the best of up to %d such rounds where the "+
 		"budget was not met at once.", g.Window.Seconds(), one.FIN.N, tries)
 
@@ -82,12 +82,12 @@ func (g *Grown) Markdown(w io.Writer, machine string) error {
 	d.line("| their heap and RSS, beyond plain connections | %s, %s | computed, likewise |", size(processes*heap.At(float64(last.Conns))),
 		size(processes*rss.At(float64(last.Conns))))
 	d.line("| CPU of a single process, for sweeps | %.2g %% of a core at most | computed: %v of work, then %v of rest |", 100*share, tickBudget, busyDelay)
-	if one.Sweep > 0 {
-		round := time.Duration(largeServer * float64(one.Sweep) / share)
+	if one.Look > 0 {
+		round := time.Duration(largeServer * float64(one.Look) / share)
 		d.line("| its round over all connections | %v | computed: %s × %s at that share; events do not wait for it |", round.Round(time.Second),
-			thousands(largeServer), short(one.Sweep))
+			thousands(largeServer), short(one.Look))
 		d.line("| connections of a process that are swept in the 10 s that are wanted | %s | computed, likewise |",
-			thousands(int(float64(10*time.Second)*share/float64(one.Sweep))/1000*1000))
+			thousands(int(float64(10*time.Second)*share/float64(one.Look))/1000*1000))
 	}
 	d.line("| its heap, beyond plain connections | %s | computed: %.0f B each |", size(heap.At(largeServer)), heap.Each)
 	g.writeTelemetry(&d)
