@@ -3,6 +3,12 @@
 //
 //	go run . -quick
 //
+// How that grows with the number of connections, with and without the document
+// that holds it:
+//
+//	go run . -growth
+//	go run . -growth -o ../docs/cost.md -readme ../README.md
+//
 // It exits with status 1 if a budget is exceeded, if a measurement is too noisy
 // to tell, or if a row fails. What is printed with + comes on top of the first
 // column. A spread (±) is the median distance from the median.
@@ -23,12 +29,13 @@ import (
 	"github.com/tcpstate/tcpstate-go/bench/internal/child"
 	"github.com/tcpstate/tcpstate-go/bench/internal/row"
 	"github.com/tcpstate/tcpstate-go/bench/internal/rows"
+	"github.com/tcpstate/tcpstate-go/bench/internal/scale"
 	"github.com/tcpstate/tcpstate-go/bench/internal/table"
 )
 
 // all returns every row, in the order of the table.
 func all() []row.Row {
-	return slices.Concat(rows.All)
+	return slices.Concat(rows.All, scale.Rows)
 }
 
 func main() {
@@ -37,10 +44,13 @@ func main() {
 	pattern := flag.String("run", "", "only rows whose name matches this regular `expression`")
 	raw := flag.String("raw", "", "write every batch to `file`, for benchstat -col /variant")
 	list := flag.Bool("list", false, "print the names of the rows and do nothing")
+	growth := flag.Bool("growth", false, "measure how cost grows with the number of connections instead, in some five minutes")
+	doc := flag.String("o", "", "put what is printed into `file` as well, between the marks for it: ../docs/cost.md")
+	readme := flag.String("readme", "", "with -growth, put what is quoted of it into `file`, between the marks for it: ../README.md")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	ok, err := run(ctx, os.Stdout, options{*quick, *pattern, *raw, *list})
+	ok, err := run(ctx, os.Stdout, options{quick: *quick, pattern: *pattern, raw: *raw, list: *list, growth: *growth, doc: *doc, readme: *readme})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 	}
@@ -52,7 +62,8 @@ func main() {
 type options struct {
 	quick        bool
 	pattern, raw string
-	list         bool
+	list, growth bool
+	doc, readme  string
 }
 
 // run measures the rows that are asked for. ok is false if a budget is not met
@@ -76,6 +87,18 @@ func run(ctx context.Context, out io.Writer, o options) (ok bool, err error) {
 	env := &row.Env{Logf: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
 	if o.quick {
 		env.Size = row.Quick
+	}
+	if o.growth {
+		return true, growth(ctx, out, env, m, o.doc, o.readme)
+	}
+	if o.doc != "" {
+		page := newPage(out)
+		out = page
+		defer func() {
+			if err == nil {
+				err = page.put(o.doc)
+			}
+		}()
 	}
 	if o.raw != "" {
 		f, err := os.Create(o.raw)
@@ -117,9 +140,20 @@ func (s *summary) String() string {
 // being measured.
 func measure(ctx context.Context, out io.Writer, env *row.Env, selected []row.Row) (*summary, error) {
 	sum := &summary{verdicts: make(map[row.Verdict]int)}
-	for _, r := range selected {
+	runs := make([]func() (row.Result, error), len(selected))
+	for i, r := range selected {
+		runs[i] = func() (row.Result, error) { return r.Run(ctx, env) }
+		if r.Start != nil && len(selected) > 1 {
+			finish, err := r.Start(ctx, env)
+			if err != nil {
+				finish = func() (row.Result, error) { return row.Result{}, err }
+			}
+			runs[i] = finish
+		}
+	}
+	for i, r := range selected {
 		fmt.Fprintln(out)
-		res, err := r.Run(ctx, env)
+		res, err := runs[i]()
 		sum.rows++
 		if err != nil {
 			if ctx.Err() != nil {

@@ -22,6 +22,10 @@ type Row struct {
 	Name string // short, for -run and the table: "dial+close"
 	What string // one line: what one operation is
 	Run  func(ctx context.Context, e *Env) (Result, error)
+
+	// Start, if it is not nil, does the same in two steps: what it begins goes on
+	// in other processes while other rows are measured, and finish waits for it.
+	Start func(ctx context.Context, e *Env) (finish func() (Result, error), err error)
 }
 
 // Size says how much a row may do.
