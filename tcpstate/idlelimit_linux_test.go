@@ -12,6 +12,9 @@ import (
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
+// jiffy is as exact as the kernel's ages are on any machine.
+const jiffy = 10 * time.Millisecond
+
 // quietPair is a connection that nothing is said over any more.
 type quietPair struct {
 	client *tcpstate.Conn
@@ -25,7 +28,7 @@ func (r *rig) idles(n int, gap time.Duration, x tcpstate.Expect) (all []quietPai
 		c, s := tcptest.Pair(r.T)
 		client := r.tr.Track(c, tcpstate.Origin{Name: "db", Target: "db:5432", Expect: x})
 		r.say(client, "query", s)
-		time.Sleep(2 * time.Millisecond) // the kernel's ages are in milliseconds
+		time.Sleep(jiffy)
 		r.say(s, "answer", client)
 		all = append(all, quietPair{client, s})
 		r.clk.Advance(gap)
@@ -44,6 +47,7 @@ func (r *rig) ends(all []quietPair, gap time.Duration, farewell string) {
 			tcptest.Reset(r, p.server)
 			tcptest.WaitState(r, p.client, tcptest.Closed)
 		} else {
+			time.Sleep(jiffy) // or it would seem to come before the clock was moved
 			_, err := p.server.Write([]byte(farewell))
 			require.NoError(r, err)
 			r.closes(p.server, p.client.TCPConn)
