@@ -40,6 +40,7 @@ const (
 	reasonMuted         = "muted"
 	reasonQueueFull     = "queue_full"
 	reasonTooManyGroups = "group_limit"
+	reasonTooManySpans  = "span_limit"
 )
 
 // Attributes of our own.

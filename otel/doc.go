@@ -40,14 +40,15 @@
 //	tcpstate.pool.connection.uses            {use}         connections that were given back, and .use_time (s) all together
 //	tcpstate.pool.connection.creates         {connection}  connections that were made, and .create_time (s) all together
 //	tcpstate.pool.connection.discards        {connection}  connections that were not used again, by tcpstate.pool.discard.reason
-//	tcpstate.report.suppressed               {report}      what was not reported one by one, by tcpstate.suppression.reason
+//	tcpstate.report.suppressed               {report}      what was not reported one by one, by tcpstate.suppression.reason: rate_limit, muted, queue_full, group_limit, or span_limit for connections, see WithConnectionSpans
 //	tcpstate.sweep.count                     {sweep}       rounds over all connections
 //	tcpstate.sweep.duration                  s             time that all rounds together took
 //
 // What is counted asynchronously (connection.count, .io, .retransmits,
 // finding.count, report.suppressed and sweep) has counted since the tracker
-// began, the rest since Start. A finding that joins a group counts in finding.count at
-// once, in finding.opened with the next report of the group or at stop.
+// began, the rest since Start, as has span_limit. A finding that joins a group
+// counts in finding.count at once, in finding.opened with the next report of the
+// group or at stop.
 //
 // Pools are those that tell of themselves (tcpstate.Pool.Report, pool.WatchDB),
 // named as connections are; those of one name are added up. They are asked when

@@ -10,17 +10,27 @@ import (
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
-// wantsSpan reports whether a connection that has ended gets a span.
+// wantsSpan reports whether a connection that has ended gets a span, of which
+// there may be any number.
 func (r *reporter) wantsSpan(c *tcpstate.ClosedInfo) bool {
 	switch r.spans {
 	case All:
 		return true
 	case Dialed:
 		return c.Role == tcpstate.Client || suspect(c)
-	case Suspect:
-		return suspect(c)
 	}
 	return false
+}
+
+// exampleSpan makes the span of a suspect, unless there were many like it. One
+// that the sampler refuses takes up no room anywhere, and is not counted.
+func (r *reporter) exampleSpan(c *tcpstate.ClosedInfo) {
+	if !suspect(c) {
+		return
+	}
+	if g := groupOf(c); r.examples.room(g, c.Ended) && r.connectionSpan(c) {
+		r.examples.add(g)
+	}
 }
 
 func suspect(c *tcpstate.ClosedInfo) bool {
@@ -34,8 +44,9 @@ func suspect(c *tcpstate.ClosedInfo) bool {
 
 // connectionSpan makes the span of a connection that has ended, with a child
 // per phase: all at once and in the past, so that the SDK holds nothing while
-// it is open. All attributes are there when a sampler decides.
-func (r *reporter) connectionSpan(c *tcpstate.ClosedInfo) {
+// it is open. All attributes are there when a sampler decides. It reports
+// whether the span is recorded.
+func (r *reporter) connectionSpan(c *tcpstate.ClosedInfo) bool {
 	at := func(t time.Time) time.Time { return asOf(c.Ended, t) }
 	start := c.Opened
 	if !c.DialStart.IsZero() {
@@ -47,7 +58,7 @@ func (r *reporter) connectionSpan(c *tcpstate.ClosedInfo) {
 		trace.WithLinks(links(tokenOf(c.UseToken), tokenOf(c.DialToken))...))
 	defer span.End(trace.WithTimestamp(c.Ended))
 	if !span.IsRecording() {
-		return
+		return false
 	}
 	switch c.Reason {
 	case tcpstate.CloseReset, tcpstate.CloseTimeout, tcpstate.CloseCollected:
@@ -63,10 +74,11 @@ func (r *reporter) connectionSpan(c *tcpstate.ClosedInfo) {
 	}
 	if !waited(c) || c.PeerClosed.After(c.Ended) {
 		phase("open", c.Opened, c.Ended)
-		return
+		return true
 	}
 	phase("open", c.Opened, c.PeerClosed)
 	phase("close_wait", c.PeerClosed, c.Ended)
+	return true
 }
 
 func connectionAttrs(c *tcpstate.ClosedInfo) attrs {
@@ -85,6 +97,11 @@ func connectionAttrs(c *tcpstate.ClosedInfo) attrs {
 			kinds[i] = string(k)
 		}
 		a.add(keyKinds.StringSlice(kinds))
+	}
+	if c.Frame != nil {
+		a.str(keyCodeFunction, c.Frame.Function)
+		a.str(keyCodeFile, c.Frame.File)
+		a.add(keyCodeLine.Int(c.Frame.Line))
 	}
 	a.str(keyState, c.State.SemConv())
 	a.str(keyNetworkType, networkType(c.Remote))

@@ -215,6 +215,7 @@ func (c *census) self(o metric.Observer) {
 		reasonMuted:         int64(s.Muted),
 		reasonQueueFull:     int64(s.QueueFull),
 		reasonTooManyGroups: int64(s.Overflow),
+		reasonTooManySpans:  int64(c.r.examples.left.Load()),
 	} {
 		o.ObserveInt64(c.suppressed, n, c.r.dims.reasons.get(key{suppressed: reason}).observe...)
 	}

@@ -77,7 +77,7 @@ type ConnectionSpans int
 // The choices for WithConnectionSpans.
 const (
 	Off     ConnectionSpans = iota // none
-	Suspect                        // those that ended with a finding of severity warning or above
+	Suspect                        // examples of those that had a finding of severity warning or above
 	Dialed                         // those, and all that were dialed
 	All                            // every connection
 )
@@ -85,6 +85,16 @@ const (
 // WithConnectionSpans chooses the connections that get a span when they end.
 // The default is Suspect: on a busy server the spans of all connections would
 // push those of requests out of the exporter's queue.
+//
+// For the same reason Suspect is bounded, because connections that leaked are
+// often closed all at once: in a minute, which begins with the first one, 10
+// connections with the same kind of finding at the same line and of the same
+// name get a span, and 100 in all. With their phases these are 400 spans at
+// most, which is less than one batch of the SDK's exporter, 512, and a fifth of
+// its queue, 2,048. The others are counted in tcpstate.report.suppressed with
+// tcpstate.suppression.reason span_limit; what they have in common is on the
+// span of the finding, and their number on the metrics. Connections that the
+// sampler refuses do not count. Dialed and All are not bounded.
 func WithConnectionSpans(which ConnectionSpans) Option {
 	return optionFunc(func(c *config) { c.spans = which })
 }

@@ -23,7 +23,8 @@ type reporter struct {
 	dims    dimensions
 	dbNames bool // see WithDBClientNames
 
-	groups map[uint64]told // by id: those that are open; owned by the observer
+	groups   map[uint64]told // by id: those that are open; owned by the observer
+	examples examples        // of suspects, see WithConnectionSpans
 
 	countedMu sync.Mutex        // guards following fields
 	counted   map[uint64]uint64 // by id of the group: events that are in finding.opened
@@ -119,7 +120,10 @@ func (r *reporter) closed(c tcpstate.ClosedInfo) {
 	}
 	k.reason, k.errorType = string(c.Reason), closeError(c.Reason)
 	r.inst.duration.Record(ctx, seconds(c.Opened, c.Ended), r.dims.closes.get(k).record...)
-	if r.wantsSpan(&c) {
+	switch {
+	case r.spans == Suspect:
+		r.exampleSpan(&c)
+	case r.wantsSpan(&c):
 		r.connectionSpan(&c)
 	}
 }

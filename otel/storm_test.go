@@ -8,18 +8,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tcpstate/tcpstate-go/internal/tcptest"
-	tcpotel "github.com/tcpstate/tcpstate-go/otel"
 	"github.com/tcpstate/tcpstate-go/tcpstate"
 )
 
 // Real connections from one line, all left by their clients.
-func TestFiveThousandLeaksFromOneLineAreOneSpanAndOneRecord(t *testing.T) {
+func TestFiveThousandLeaksFromOneLineAreOneSpanAndOneRecordAndTenExamples(t *testing.T) {
 	leaks := 5000
 	if testing.Short() {
 		leaks = 500
 	}
 	const finding = "tcpstate finding close_wait.never_read"
-	r := newRig(t).start(tcpotel.WithConnectionSpans(tcpotel.Off))
+	r := newRig(t).start()
 	ln := tcptest.Listen(t)
 	conns := make([]*tcpstate.Conn, 0, leaks)
 	for range leaks {
@@ -51,6 +50,10 @@ func TestFiveThousandLeaksFromOneLineAreOneSpanAndOneRecord(t *testing.T) {
 		require.NoError(t, c.Close())
 	}
 	r.clock.Advance(15 * time.Second)
+	tcptest.WaitUntil(t, "the count of those without a span", func() bool {
+		return r.points("tcpstate.report.suppressed")[spanLimit] >= float64(leaks-10)
+	})
+	require.Equal(t, float64(leaks-10), r.points("tcpstate.report.suppressed")[spanLimit])
 	r.finish()
 	require.Len(t, r.named(finding), 1, "spans")
 	events := r.events()
@@ -66,4 +69,8 @@ func TestFiveThousandLeaksFromOneLineAreOneSpanAndOneRecord(t *testing.T) {
 	}
 	require.Equal(t, float64(leaks), sum("tcpstate.finding.opened"))
 	require.Equal(t, float64(leaks), sum("tcpstate.finding.cleared"))
+
+	// They were all closed within a minute, and leaked at one line.
+	require.Len(t, r.named("tcpstate connection"), 10)
+	require.Len(t, r.spans.GetSpans(), 1+3*10)
 }

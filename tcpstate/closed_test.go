@@ -28,13 +28,22 @@ func TestAClosedConnectionNamesWhatWasFoundOnItAlsoWhatHadCleared(t *testing.T) 
 	tcptest.WaitState(t, conn, tcptest.CloseWait)
 	clk.Advance(40 * time.Second)
 	requireKinds(t, tr, tcpstate.KindCloseWaitNeverRead)
+	line := tr.Findings()[0].Sites[0].Frames[0]
 	_, err := conn.Read(make([]byte, 1))
 	require.Equal(t, io.EOF, err)
 	clk.Advance(15 * time.Second) // progress: it clears
 	requireKinds(t, tr)
 	require.NoError(t, conn.Close())
 	clk.Advance(2 * time.Second)
-	require.Equal(t, []tcpstate.Kind{tcpstate.KindCloseWaitNeverRead}, (<-closed).Findings)
+	c := <-closed
+	require.Equal(t, []tcpstate.Kind{tcpstate.KindCloseWaitNeverRead}, c.Findings)
+	require.NotNil(t, c.Frame)
+	require.Equal(t, line, *c.Frame)
+
+	_, fine := tcptest.Pair(t)
+	require.NoError(t, tr.Track(fine, tcpstate.Origin{}).Close())
+	clk.Advance(2 * time.Second)
+	require.Nil(t, (<-closed).Frame, "nothing was found on it")
 }
 
 func requireKinds(t *testing.T, tr *tcpstate.Tracker, want ...tcpstate.Kind) {

@@ -143,6 +143,7 @@ type suspicion struct {
 	made       bool // the socket was made for MPTCP, whatever became of it
 	finding    *finding
 	kinds      []Kind     // of all findings so far
+	site       sites.ID   // of the group of the last one
 	queued     bool       // on the list of suspects
 	shake      *handshake // nil: none that lasts
 	ctxEnded   int64      // as in facts

@@ -99,8 +99,8 @@ type subject interface {
 	dimension() (name string, role Role)
 	// describe adds what the public form of f shows of the subject to s.
 	describe(t *Tracker, f *finding, s *subscriber, now int64, pub *Finding)
-	// reported remembers that a finding of this kind was made.
-	reported(k Kind)
+	// reported remembers that f was made.
+	reported(f *finding)
 }
 
 // finding is one fault of one subject.
@@ -150,7 +150,7 @@ func (t *Tracker) open(s subject, v verdict, now int64) *finding {
 	j.lastID++
 	f := &finding{id: j.lastID, kind: v.kind, severity: v.weight(), cause: v.cause, since: v.since, openedAt: now, about: s}
 	t.join(f, f.id, "", now)
-	s.reported(v.kind)
+	s.reported(f)
 	t.count.findings[f.severity].Add(1)
 	if t.muted(f.g) {
 		t.count.muted.Add(1)
@@ -178,16 +178,19 @@ func (t *Tracker) change(f *finding, v verdict, now int64) {
 		id = t.judge.lastID
 	}
 	t.join(f, id, was, now)
-	f.about.reported(v.kind)
+	f.about.reported(f)
 }
 
 // reported remembers, for the end of the connection, what was found.
-func (e *entry) reported(k Kind) {
+func (e *entry) reported(f *finding) {
 	if e.sus == nil {
 		e.sus = new(suspicion)
 	}
-	if !slices.Contains(e.sus.kinds, k) {
-		e.sus.kinds = append(e.sus.kinds, k)
+	if !slices.Contains(e.sus.kinds, f.kind) {
+		e.sus.kinds = append(e.sus.kinds, f.kind)
+	}
+	if f.g.site != 0 {
+		e.sus.site = f.g.site
 	}
 }
 

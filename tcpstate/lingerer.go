@@ -122,7 +122,7 @@ func (l *lingerer) label() string { return l.e.name }
 
 func (l *lingerer) dimension() (name string, role Role) { return l.e.dimension() }
 
-func (l *lingerer) reported(Kind) {}
+func (l *lingerer) reported(*finding) {}
 
 // ownerSite implements subject: data is lost by the line that closes, a FIN by
 // the path.

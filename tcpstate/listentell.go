@@ -31,7 +31,7 @@ func (s *listenSubject) ownerSite(_ Kind, hide []string) sites.ID {
 	return s.l.site
 }
 
-func (s *listenSubject) reported(Kind) {}
+func (s *listenSubject) reported(*finding) {}
 
 // describe implements subject.
 func (s *listenSubject) describe(t *Tracker, f *finding, _ *subscriber, now int64, pub *Finding) {

@@ -103,6 +103,7 @@ type ClosedInfo struct {
 	RTT           time.Duration // 0: not known
 	Uses          uint32
 	Findings      []Kind // kinds reported while it was open
+	Frame         *Frame // the line to open for the last of them; nil when it is not known
 	DialToken     any
 	UseToken      any // of the use in progress, or the last one
 }
@@ -121,6 +122,18 @@ func (k *token) of(s *subscriber) any {
 		}
 	}
 	return nil
+}
+
+// with returns the list with v in place of the token of s. k itself stays as it
+// is: a dial and its target may hold it, too.
+func (k *token) with(s *subscriber, v any) *token {
+	list := &token{sub: s, v: v}
+	for ; k != nil; k = k.next {
+		if k.sub != s {
+			list.next = &token{sub: k.sub, v: k.v, next: list.next}
+		}
+	}
+	return list
 }
 
 // takeTokens asks every observer what to remember of ctx.

@@ -233,3 +233,17 @@ func TestCloseTellsWhatIsQueuedAndForgets(t *testing.T) {
 	require.Zero(t, d.tr.Stats().Warnings)
 	require.ErrorIs(t, d.tr.Close(), ErrClosed)
 }
+
+func TestATokenReplacesThatOfTheSameObserver(t *testing.T) {
+	a, b := new(subscriber), new(subscriber)
+	old := &token{sub: a, v: "a", next: &token{sub: b, v: "b"}}
+	list := old.with(b, "dial")
+	require.Equal(t, []any{"a", "dial"}, []any{list.of(a), list.of(b)})
+	require.Equal(t, []any{"a", "b"}, []any{old.of(a), old.of(b)}, "others may hold it")
+	n := 0
+	for k := list; k != nil; k = k.next {
+		n++
+	}
+	require.Equal(t, 2, n, "what was replaced is not held")
+	require.Equal(t, "first", (*token)(nil).with(a, "first").of(a))
+}

@@ -127,6 +127,9 @@ func (t *Tracker) tellClosed(e *entry) {
 	}
 	if e.sus != nil {
 		c.PeerClosed, c.Findings = t.wall(e.sus.finAt), e.sus.kinds
+		if fs := e.sus.site.Owner(t.cfg.Load().HideFrames); len(fs) > 0 {
+			c.Frame = &publicFrames(fs[:1])[0]
+		}
 	}
 	c.Reason = closeReason(e.leaked, e.finalHistory(e.sus))
 	use := e.oldestUseLocked()

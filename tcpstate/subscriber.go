@@ -231,7 +231,7 @@ func (s *subscriber) tell(ev *news) {
 		}
 		if v := o.DialDone(ev.dial); v != nil && ev.e != nil {
 			ev.e.mu.Lock()
-			ev.e.tokens = &token{sub: s, v: v, next: ev.e.tokens}
+			ev.e.tokens = ev.e.tokens.with(s, v)
 			ev.e.mu.Unlock()
 		}
 	case eventHandshake:

@@ -56,7 +56,7 @@ func (th *thing) ownerSite(_ Kind, hide []string) sites.ID {
 	return th.site
 }
 
-func (th *thing) reported(Kind) {}
+func (th *thing) reported(*finding) {}
 
 // describe implements subject.
 func (th *thing) describe(t *Tracker, f *finding, s *subscriber, now int64, pub *Finding) {

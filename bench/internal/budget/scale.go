@@ -34,6 +34,8 @@ var (
 	StormRecords = row.Budget{Of: "log records", Limit: 12, Exact: true} // opened, cleared and two reminders of each
 	StormOpen    = row.Budget{Of: "findings never cleared", Limit: 0, Exact: true}
 	StormLost    = row.Budget{Of: "events lost", Limit: 0, Exact: true}
+	StormConns   = row.Budget{Of: "spans of connections", Limit: 3 * 10 * 3, Exact: true} // of 10 at each line, with 2 phases
+	StormMissing = row.Budget{Of: "connections unaccounted", Limit: 0, Exact: true}       // without a span, and not counted
 	StormHeap    = row.Budget{Of: "heap per leak", Limit: 1024, Unit: row.Bytes, More: true}
 	StormKept    = row.Budget{Of: "heap kept after", Limit: 2e6, Unit: row.Bytes}
 	StormHarm    = row.Budget{Of: "fewer round trips", Limit: 10, Unit: row.Percent}

@@ -12,42 +12,54 @@ import (
 )
 
 // heapPerConn opens connections, both ends in the same way, looks at the heap,
-// and closes them. A first time fills pools and tables.
+// and closes them. A first time fills pools and tables. It does so with few and
+// with many: what each costs is the difference, and the rest is there once,
+// such as the room of queues.
 func heapPerConn(ctx context.Context, e *row.Env) (row.Result, error) {
 	all, done, err := ways.Each(ctx)
 	if err != nil {
 		return row.Result{}, err
 	}
 	defer done()
-	pairs := row.Pick(e, 50, 1000, 4000)
+	few, many := row.Pick(e, 25, 1000, 1000), row.Pick(e, 50, 4500, 4500)
 	var res row.Result
 	var plain perConn
 	for i, w := range all {
-		h, err := heapOf(ctx, w, pairs, e.Size == row.Smallest)
+		small, err := heapOf(ctx, w, few, e.Size == row.Smallest)
 		if err != nil {
 			return row.Result{}, err
 		}
-		e.Raw.Batch("heap", w.Column, 2*pairs, row.Value{V: h.live, Unit: "live-B/conn"}, row.Value{V: h.left, Unit: "retained-B/conn"})
-		live, left := h.live, h.left
+		h, err := heapOf(ctx, w, many, e.Size == row.Smallest)
+		if err != nil {
+			return row.Result{}, err
+		}
+		all := h.live * float64(2*many)
+		h.live = (all - small.live*float64(2*few)) / float64(2*(many-few))
+		h.fixed = all - h.live*float64(2*many)
+		e.Raw.Batch("heap", w.Column, 2*many, row.Value{V: h.live, Unit: "live-B/conn"}, row.Value{V: h.fixed, Unit: "fixed-B"},
+			row.Value{V: h.left, Unit: "retained-B/conn"})
+		live, fixed, left := h.live, h.fixed, h.left
 		if i == 0 {
 			plain = h
 		} else {
-			live, left = live-plain.live, left-plain.left
+			live, fixed, left = live-plain.live, fixed-plain.fixed, left-plain.left
 		}
 		res.Add(row.Cell{Of: budget.LiveConn.Of, Column: w.Column, Value: live, Unit: row.Bytes, More: i > 0},
+			row.Cell{Of: "fixed", Column: w.Column, Value: fixed, Unit: row.Bytes, More: i > 0},
 			row.Cell{Of: budget.Retained.Of, Column: w.Column, Value: left, Unit: row.Bytes, More: i > 0})
 		if w.Column == row.Metrics {
 			res.Check(budget.LiveConn, live, 0)
 			res.Check(budget.Retained, left, 0)
 		}
 	}
-	res.Notef("%d connections each, watched for the peer's FIN; half of them dialed, half accepted.", 2*pairs)
+	res.Notef("%d and %d connections, watched for the peer's FIN; half of them dialed, half accepted. live is what each of "+
+		"the difference takes, fixed the rest, which is there once: room of queues.", 2*few, 2*many)
 	return res, nil
 }
 
 // perConn is heap in bytes by connection: while it is open, and what is left
-// when it has been closed.
-type perConn struct{ live, left float64 }
+// when it has been closed. fixed is of all together.
+type perConn struct{ live, left, fixed float64 }
 
 func heapOf(ctx context.Context, w *ways.Way, pairs int, hasty bool) (perConn, error) {
 	l, err := ways.Listen(ctx)

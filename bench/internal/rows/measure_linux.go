@@ -18,6 +18,7 @@ type spec struct {
 	row    string
 	batch  int // operations in a batch: some milliseconds
 	allocs int // operations in a batch that counts allocations
+	warm   int // operations before that
 	cost   budget.Cost
 	judge  string // the column that cost is about; "" means row.Metrics
 }
@@ -34,6 +35,7 @@ func compare(ctx context.Context, e *row.Env, s spec, variants []pairs.Variant) 
 		Row: s.row, Raw: e.Raw,
 		Batch:  row.Pick(e, min(s.batch, 10), s.batch, s.batch),
 		Allocs: s.allocs,
+		Warm:   s.warm,
 		Rounds: row.Pick(e, 1, 15, 60),
 		Time:   row.Pick(e, 0, 1500*time.Millisecond, 15*time.Second),
 	}, variants...)

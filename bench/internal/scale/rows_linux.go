@@ -197,6 +197,8 @@ func stormRow(ctx context.Context, e *row.Env) (res row.Result, err error) {
 	res.Check(budget.StormHarm, 100-harm(median(during)), 0)
 	res.Check(budget.StormGroups, float64(s.End.Groups), 0)
 	res.Check(budget.StormSpans, float64(s.End.Spans), 0)
+	res.Check(budget.StormConns, float64(s.End.Others), 0)
+	res.Check(budget.StormMissing, math.Abs(float64(int64(s.Leaks)-s.End.Conns-s.End.Left)), 0)
 	res.Check(budget.StormRecords, float64(s.End.Records), 0)
 	res.Check(budget.StormOpen, math.Abs(float64(s.End.Opened-s.End.Cleared)), 0)
 	res.Check(budget.StormLost, float64(s.End.Lost), 0)
@@ -206,8 +208,8 @@ func stormRow(ctx context.Context, e *row.Env) (res row.Result, err error) {
 	}
 	res.Notef("%d leaks at %d lines, all found after %v; %d findings opened, %d cleared", s.Leaks, leakLines,
 		s.Found.Round(time.Millisecond), s.End.Opened, s.End.Cleared)
-	res.Notef("beside these, closing what had leaked made %d spans of connections that had a finding (WithConnectionSpans: "+
-		"Suspect is the default)", s.End.Others)
+	res.Notef("closing what had leaked made spans of %d connections, with their phases, as examples; %d were left out and counted",
+		s.End.Conns, s.End.Left)
 	return res, nil
 }
 

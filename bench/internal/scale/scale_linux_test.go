@@ -108,6 +108,9 @@ func TestAStormFromThreeLinesIsThreeSpans(t *testing.T) {
 	if r := s.End; r.Groups != 3 || r.Spans != 3 || r.Opened != n || r.Cleared != n || r.Open != 0 || r.Lost != 0 {
 		t.Errorf("%+v", r)
 	}
+	if r := s.End; r.Conns != 30 || r.Others != 90 || r.Left != n-30 {
+		t.Errorf("of connections: %+v", r)
+	}
 	if s.Peak.Open != n || s.Peak.Cleared != 0 {
 		t.Errorf("at its height: %+v", s.Peak)
 	}

@@ -24,7 +24,8 @@ type sdk struct {
 	reader  *metric.ManualReader
 	spans   *trace.TracerProvider
 	finding atomic.Int64 // spans of findings
-	other   atomic.Int64 // spans of connections
+	conns   atomic.Int64 // spans of connections
+	other   atomic.Int64 // likewise, with those of phases
 	records atomic.Int64 // log records
 	stop    func(context.Context) error
 }
@@ -34,8 +35,11 @@ func (s *sdk) ExportSpans(_ context.Context, spans []trace.ReadOnlySpan) error {
 	for _, sp := range spans {
 		if strings.HasPrefix(sp.Name(), "tcpstate finding ") {
 			s.finding.Add(1)
-		} else {
-			s.other.Add(1)
+			continue
+		}
+		s.other.Add(1)
+		if sp.Name() == "tcpstate connection" {
+			s.conns.Add(1)
 		}
 	}
 	return nil
@@ -70,21 +74,37 @@ func startSDK(t *tcpstate.Tracker) (*sdk, error) {
 
 // counter adds up a counter, and says how many series it has.
 func (s *sdk) counter(name string) (sum int64, series int, err error) {
+	points, err := s.points(name)
+	for _, p := range points {
+		sum += p.Value
+	}
+	return sum, len(points), err
+}
+
+// leftOut returns how many connections were left without a span.
+func (s *sdk) leftOut() (n int64, err error) {
+	points, err := s.points("tcpstate.report.suppressed")
+	for _, p := range points {
+		if v, ok := p.Attributes.Value("tcpstate.suppression.reason"); ok && v.AsString() == "span_limit" {
+			n += p.Value
+		}
+	}
+	return n, err
+}
+
+func (s *sdk) points(name string) ([]metricdata.DataPoint[int64], error) {
 	var all metricdata.ResourceMetrics
 	if err := s.reader.Collect(context.Background(), &all); err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	for _, scope := range all.ScopeMetrics {
 		for _, m := range scope.Metrics {
 			if d, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == name {
-				for _, p := range d.DataPoints {
-					sum += p.Value
-				}
-				series = len(d.DataPoints)
+				return d.DataPoints, nil
 			}
 		}
 	}
-	return sum, series, nil
+	return nil, nil
 }
 
 type stormArgs struct {
@@ -212,7 +232,8 @@ type Reports struct {
 	Open                   int   // findings
 	Opened, Cleared        int64 // findings, by the metrics
 	Groups                 int   // series of those that were opened
-	Spans, Others, Records int64 // of findings, of connections; log records
+	Spans, Others, Records int64 // of findings, of connections with their phases; log records
+	Conns, Left            int64 // connections with a span, and those that were left without
 	Lost                   uint64
 }
 
@@ -223,12 +244,15 @@ func (h *holder) reports(none) (r Reports, err error) {
 	s := h.tracker.Stats()
 	r = Reports{
 		Open: s.Warnings + s.Errors, Lost: s.QueueFull + s.Overflow,
-		Spans: h.sdk.finding.Load(), Others: h.sdk.other.Load(), Records: h.sdk.records.Load(),
+		Spans: h.sdk.finding.Load(), Others: h.sdk.other.Load(), Records: h.sdk.records.Load(), Conns: h.sdk.conns.Load(),
 	}
 	if r.Opened, r.Groups, err = h.sdk.counter("tcpstate.finding.opened"); err != nil {
 		return r, err
 	}
-	r.Cleared, _, err = h.sdk.counter("tcpstate.finding.cleared")
+	if r.Cleared, _, err = h.sdk.counter("tcpstate.finding.cleared"); err != nil {
+		return r, err
+	}
+	r.Left, err = h.sdk.leftOut()
 	return r, err
 }
 
@@ -305,7 +329,8 @@ func storming(ctx context.Context, n int, closeWait time.Duration) (s Storm, err
 	}
 	// The last of it is told by another goroutine, and counted before it is logged.
 	told := func() bool {
-		return s.End.Open == 0 && s.End.Cleared >= int64(n) && s.End.Records >= 2*int64(s.End.Groups)
+		return s.End.Open == 0 && s.End.Cleared >= int64(n) && s.End.Records >= 2*int64(s.End.Groups) &&
+			s.End.Conns+s.End.Left >= int64(n)
 	}
 	for begin := time.Now(); !told() && time.Since(begin) < patience; time.Sleep(50 * time.Millisecond) {
 		if s.End, err = ask[Reports](c.holder, "reports", none{}); err != nil {
