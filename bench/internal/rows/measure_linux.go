@@ -40,12 +40,12 @@ func compare(ctx context.Context, e *row.Env, s spec, variants []pairs.Variant) 
 		Batch:  row.Pick(e, min(s.batch, 10), s.batch, s.batch),
 		Allocs: s.allocs,
 		Rounds: row.Pick(e, 1, 15, 60),
-		Time:   row.Pick(e, 0, 1500*time.Millisecond, 15*time.Second),
+		Time:   row.Pick(e, 0, 1200*time.Millisecond, 15*time.Second),
 	}, variants...)
 	if err := set.Count(ctx); err != nil {
 		return row.Result{}, err
 	}
-	if err := set.Collect(ctx, row.Pick(e, 1, 7, 25)); err != nil {
+	if err := set.Collect(ctx, row.Pick(e, 1, 5, 25)); err != nil {
 		return row.Result{}, err
 	}
 	runs := 0

@@ -31,7 +31,7 @@ func tlsHandshake(ctx context.Context, e *row.Env) (row.Result, error) {
 	if err != nil {
 		return row.Result{}, err
 	}
-	res, err := lives(ctx, e, spec{row: "tls handshake", batch: 4, allocs: 50}, func(_ context.Context, w *ways.Way, l *net.TCPListener) func() error {
+	res, err := lives(ctx, e, spec{row: "tls handshake", batch: 4, allocs: 20}, func(_ context.Context, w *ways.Way, l *net.TCPListener) func() error {
 		go serveHandshakes(l, server)
 		address := l.Addr().String()
 		dial := func() (*tls.Conn, error) {
