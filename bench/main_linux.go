@@ -11,7 +11,8 @@
 //
 // It exits with status 1 if a budget is exceeded, if a measurement is too noisy
 // to tell, or if a row fails. What is printed with + comes on top of the first
-// column. A spread (±) is the median distance from the median.
+// column. What follows ± is the standard error of a median; in rows about many
+// connections, which have few rounds, the median distance from it.
 package main
 
 import (

@@ -120,9 +120,9 @@ func TestRunSaysWhatIsNotMet(t *testing.T) {
 		good bool
 		says string
 	}{
-		{"met", rows(row.Check{Budget: limit, Measured: 2, Spread: 1}), true, "1 ok, 0 over, 0 too noisy"},
-		{"exceeded", rows(row.Check{Budget: limit, Measured: 4, Spread: 1}), false, "a: time OVER: +4 ns, budget +3 ns"},
-		{"noisy", rows(row.Check{Budget: limit, Measured: 2, Spread: 4}), false, "a: time noisy: +2 ns, budget +3 ns"},
+		{"met", rows(row.Check{Budget: limit, Measured: 2, Error: 1}), true, "1 ok, 0 over, 0 too noisy"},
+		{"exceeded", rows(row.Check{Budget: limit, Measured: 6, Error: 1}), false, "a: time OVER: +6 ns, budget +3 ns"},
+		{"noisy", rows(row.Check{Budget: limit, Measured: 2, Error: 4}), false, "a: time noisy: +2 ns, budget +3 ns"},
 		{"failed", []row.Row{{Name: "a", Run: fixed(row.Result{}, io.ErrUnexpectedEOF)}}, false, "a: FAILED: unexpected EOF"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -41,7 +41,8 @@ var (
 	// counted as dropped.
 	Unaccounted = row.Budget{Of: "events unaccounted", Limit: 0, Exact: true}
 	// SlowObserver is what an observer that does not keep up may cost the
-	// application: what any may.
+	// application, beside a tracker without one: a tenth of accept+close, as much
+	// as a storm may slow down others.
 	SlowObserver = row.Budget{Of: Time, Limit: 6_000, Unit: row.Nanoseconds, More: true}
 	// DialCalls and AcceptCalls are system calls by connection, beyond plain: what
 	// Close saves of it, which are three, and how often a dial sent its SYN.

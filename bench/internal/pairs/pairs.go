@@ -2,6 +2,18 @@
 // things meanwhile. All ways take turns in short batches, and what is compared
 // are batches of the same round: what slows down a second slows down all of
 // them. Medians forget the rounds in which it slowed down only one.
+//
+// Batches are warm, as programs are: a quarter of a batch comes before each, so
+// that the caches of the processor are its own again, and no collection is
+// forced, which would empty every sync.Pool. Collections that come by themselves
+// hit few batches, and medians forget these, too. What a variant's garbage costs
+// is therefore measured apart, by Set.Collect: the processor time of a
+// collection after many operations. It does not say how much sooner the next
+// collection comes; that goes by the bytes of each operation, and costs what
+// the heap of the program costs to mark.
+//
+// What a variant leaves to goroutines in the background, such as reporting, falls
+// on whoever's turn it is. Differences do not show it.
 package pairs
 
 import (
@@ -10,6 +22,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -43,8 +56,9 @@ type Config struct {
 type Set struct {
 	cfg      Config
 	variants []Variant
-	batches  [][]batch // by variant and round
-	allocs   []count   // by variant
+	batches  [][]batch   // by variant and round
+	allocs   []count     // by variant
+	gc       [][]float64 // by variant, ns for each operation
 	rounds   int
 }
 
@@ -107,14 +121,13 @@ func (s *Set) round(ctx context.Context) error {
 
 func (s *Set) measure(i, n int) (batch, error) {
 	v := s.variants[i]
+	warm := max(1, n/4)
 	if v.Before != nil {
-		if err := v.Before(n + 1); err != nil {
+		if err := v.Before(warm + n); err != nil {
 			return batch{}, fmt.Errorf("%s: %w", v.Name, err)
 		}
 	}
-	runtime.GC() // what other batches left is not collected in this one
-	// Pools are empty now, and the caches of the processor are somebody else's.
-	if err := v.Run(1); err != nil {
+	if err := v.Run(warm); err != nil {
 		return batch{}, fmt.Errorf("%s: %w", v.Name, err)
 	}
 	cpu, begin := cpuTime(), time.Now()
@@ -192,15 +205,60 @@ func (s *Set) count(i, n int) (count, error) {
 	}, nil
 }
 
-// Dist is where the middle of measurements is, and how far they are from it:
-// the median of the distances.
-type Dist struct{ Median, Spread float64 }
+// Collect measures what it takes to collect what operations leave behind, as
+// often as is said, on one thread. There is nothing to be measured where nothing
+// is allocated.
+func (s *Set) Collect(ctx context.Context, times int) error {
+	if s.allocs == nil || !slices.ContainsFunc(s.allocs, func(c count) bool { return c.allocs >= 1 }) {
+		return nil
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // all at once, in the end
+	s.gc = make([][]float64, len(s.variants))
+	for range times {
+		for i := range s.variants {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			ns, err := s.collect(i, s.cfg.Allocs)
+			if err != nil {
+				return err
+			}
+			s.gc[i] = append(s.gc[i], ns)
+		}
+	}
+	return nil
+}
+
+func (s *Set) collect(i, n int) (ns float64, err error) {
+	v := s.variants[i]
+	if v.Before != nil {
+		if err := v.Before(n); err != nil {
+			return 0, fmt.Errorf("%s: %w", v.Name, err)
+		}
+	}
+	runtime.GC()
+	if err := v.Run(n); err != nil {
+		return 0, fmt.Errorf("%s: %w", v.Name, err)
+	}
+	cpu := cpuTime()
+	runtime.GC()
+	return float64(cpuTime()-cpu) / float64(n), nil
+}
+
+// Dist is where the middle of measurements is.
+type Dist struct {
+	Median float64
+	Spread float64 // the median distance from it
+	Error  float64 // the standard error of Median
+}
 
 // Stat is what was measured of a variant, per operation.
 type Stat struct {
 	Name              string
 	Time, CPU         Dist // ns
 	MoreTime, MoreCPU Dist // beyond the first variant in the same round
+	GC, MoreGC        Dist // ns of processor time by Collect; NaN if not measured
 	Allocs, Bytes     float64
 	MoreAllocs        float64
 	MoreBytes         float64
@@ -214,6 +272,7 @@ func (s *Set) Stats() []Stat {
 	stats := make([]Stat, len(s.variants))
 	for i, v := range s.variants {
 		st := Stat{Name: v.Name}
+		st.GC, st.MoreGC = s.collected(i)
 		st.Time = s.dist(func(r int) float64 { return s.batches[i][r].wall })
 		st.CPU = s.dist(func(r int) float64 { return s.batches[i][r].cpu })
 		st.MoreTime = s.dist(func(r int) float64 { return s.batches[i][r].wall - s.batches[0][r].wall })
@@ -235,13 +294,29 @@ func (s *Set) dist(of func(round int) float64) Dist {
 	return DistOf(values)
 }
 
+// collected returns what collecting takes, and what beyond the first variant.
+func (s *Set) collected(i int) (all, more Dist) {
+	if s.gc == nil {
+		return DistOf(nil), DistOf(nil)
+	}
+	d := slices.Clone(s.gc[i])
+	for k := range d {
+		d[k] -= s.gc[0][k]
+	}
+	return DistOf(slices.Clone(s.gc[i])), DistOf(d)
+}
+
 // DistOf returns the middle of values, which it sorts; NaN if there are none.
 func DistOf(values []float64) Dist {
 	m := median(values)
 	for i, v := range values {
 		values[i] = math.Abs(v - m)
 	}
-	return Dist{m, median(values)}
+	spread := median(values)
+	// A normal distribution has 1.4826 times the spread for its standard
+	// deviation, and a median is less certain than a mean by √(π/2).
+	sd := 1.4826 * spread
+	return Dist{m, spread, math.Sqrt(math.Pi/2) * sd / math.Sqrt(float64(len(values)))}
 }
 
 func median(values []float64) float64 {

@@ -5,13 +5,17 @@ import (
 	"errors"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tcpstate/tcpstate-go/bench/internal/row"
 )
 
-var kept [][]byte
+var (
+	kept    [][]byte
+	garbage []byte
+)
 
 func allocating(times int) func(n int) error {
 	return func(n int) error {
@@ -62,11 +66,13 @@ func TestDistOf(t *testing.T) {
 		values []float64
 		want   Dist
 	}{
-		{[]float64{5}, Dist{5, 0}},
-		{[]float64{4, 1}, Dist{2.5, 1.5}},
-		{[]float64{100, 1, 2, 4, 3}, Dist{3, 1}},
+		{[]float64{5}, Dist{5, 0, 0}},
+		{[]float64{4, 1}, Dist{2.5, 1.5, 1.97}},
+		{[]float64{100, 1, 2, 4, 3}, Dist{3, 1, 0.83}},
 	} {
-		if got := DistOf(tc.values); got != tc.want {
+		got := DistOf(tc.values)
+		got.Error = math.Round(100*got.Error) / 100
+		if got != tc.want {
 			t.Errorf("%v: %v, want %v", tc.values, got, tc.want)
 		}
 	}
@@ -81,14 +87,14 @@ func TestVariantsTakeTurns(t *testing.T) {
 	var variants []Variant
 	for _, name := range []string{"a", "b", "c"} {
 		variants = append(variants, Variant{Name: name, Run: func(n int) error {
-			if n > 1 { // one alone comes before each batch
+			if n > 1 { // what warms up is a quarter
 				order.WriteString(name)
 			}
 			return nil
 		}})
 	}
 	var raw bytes.Buffer
-	s := New(Config{Row: "turns", Batch: 2, Rounds: 6, Raw: row.NewRaw(&raw, "")}, variants...)
+	s := New(Config{Row: "turns", Batch: 4, Rounds: 6, Raw: row.NewRaw(&raw, "")}, variants...)
 	if err := s.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -105,5 +111,67 @@ func TestRunReturnsWhatAVariantDoes(t *testing.T) {
 	s := New(Config{Batch: 1, Rounds: 1}, Variant{Name: "x", Run: func(int) error { return bad }})
 	if err := s.Run(t.Context()); !errors.Is(err, bad) {
 		t.Error(err)
+	}
+}
+
+// The batch that is measured comes after a part of one, and nothing is collected
+// between them that would empty the pools.
+func TestBatchesAreWarm(t *testing.T) {
+	var runs []int
+	v := Variant{Name: "x", Run: func(n int) error { runs = append(runs, n); return nil }}
+	before := 0
+	v.Before = func(n int) error { before += n; return nil }
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	forced := m.NumForcedGC
+	if err := New(Config{Batch: 40, Rounds: 1}, v).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if want := []int{10, 40, 10, 40}; !slices.Equal(runs, want) || before != 100 {
+		t.Errorf("%v operations, %d prepared; want %v", runs, before, want)
+	}
+	if runtime.ReadMemStats(&m); m.NumForcedGC != forced {
+		t.Error("a collection was forced")
+	}
+}
+
+// What operations leave behind is collected once for all of them, and before
+// anything else is measured.
+func TestCollect(t *testing.T) {
+	var m runtime.MemStats
+	collections := func() uint32 { runtime.ReadMemStats(&m); return m.NumGC }
+	var at []uint32
+	run := func(n int) error {
+		at = append(at, collections())
+		for range n {
+			garbage = make([]byte, 1<<16)
+		}
+		if got := collections(); got != at[len(at)-1] {
+			t.Errorf("%d collections while operations ran", got-at[len(at)-1])
+		}
+		return nil
+	}
+	s := New(Config{Batch: 1, Rounds: 1, Allocs: 100}, Variant{Name: "a", Run: run}, Variant{Name: "b", Run: run})
+	if err := s.Collect(t.Context(), 3); err != nil || at != nil {
+		t.Fatal("nobody knows yet whether there is anything to collect", err)
+	}
+	s.allocs = []count{{allocs: 1}, {allocs: 1}}
+	if err := s.Collect(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i < len(at); i++ {
+		if at[i]-at[i-1] != 2 {
+			t.Errorf("%d collections between two variants, want one that is measured, and one before", at[i]-at[i-1])
+		}
+	}
+	if len(at) != 6 {
+		t.Errorf("%d runs, want 6", len(at))
+	}
+	if st := s.Stats()[1]; !(st.GC.Median > 0) {
+		t.Errorf("collecting takes %v", st.GC)
+	}
+	s.allocs, s.gc = []count{{}, {}}, nil
+	if err := s.Collect(t.Context(), 3); err != nil || len(at) != 6 || !math.IsNaN(s.Stats()[0].GC.Median) {
+		t.Error("nothing is allocated, and nothing to be measured", err)
 	}
 }

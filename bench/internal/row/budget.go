@@ -25,7 +25,10 @@ type Budget struct {
 type Check struct {
 	Budget   Budget
 	Measured float64
-	Spread   float64 // how far single measurements are from the median; 0 for what is exact
+
+	// Error is the standard error of Measured, not the spread of single
+	// measurements: with more of them it gets smaller. 0 for what is exact.
+	Error float64
 }
 
 // Verdict is what a Check comes to.
@@ -35,19 +38,26 @@ type Verdict string
 const (
 	OK    Verdict = "ok"
 	Over  Verdict = "OVER"
-	Noisy Verdict = "noisy" // measurements differ by more than the budget: nothing is proven
+	Noisy Verdict = "noisy" // the error is too large to tell: nothing is proven
 )
 
-// Verdict judges c.
+// Verdict judges c. Two standard errors either way are where the truth is, 19
+// times of 20. What is beyond the limit by more than that is Over. What is
+// within is OK if so little would be seen at all: if two standard errors are no
+// more than the limit itself.
 func (c Check) Verdict() Verdict {
-	limit := c.Budget.Limit
+	limit, doubt := c.Budget.Limit, 0.0
+	if !c.Budget.Exact {
+		doubt = 2 * c.Error
+	}
+	within := c.within(limit)
 	switch {
-	case !c.Budget.Exact && c.Spread > limit && c.Measured-c.Spread <= limit:
-		return Noisy
-	case !c.within(limit):
-		return Over
-	default:
+	case within && doubt <= limit, within && doubt == 0:
 		return OK
+	case within || c.Measured-doubt <= limit:
+		return Noisy
+	default:
+		return Over
 	}
 }
 

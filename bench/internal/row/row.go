@@ -70,16 +70,16 @@ type Cell struct {
 	Column string
 	Value  float64
 	Unit   Unit
-	Spread float64 // median absolute deviation; 0 for what is exact
+	Spread float64 // how far Value may be off, what is printed as ±; 0 for what is exact
 	More   bool    // Value is what comes on top of the first column
 }
 
 // Add adds figures of one quantity.
 func (r *Result) Add(cells ...Cell) { r.Cells = append(r.Cells, cells...) }
 
-// Check holds a figure against its budget.
-func (r *Result) Check(b Budget, measured, spread float64) {
-	r.Checks = append(r.Checks, Check{Budget: b, Measured: measured, Spread: spread})
+// Check holds a figure and its standard error against its budget.
+func (r *Result) Check(b Budget, measured, err float64) {
+	r.Checks = append(r.Checks, Check{Budget: b, Measured: measured, Error: err})
 }
 
 // Notef adds a line for the reader.

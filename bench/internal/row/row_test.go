@@ -19,10 +19,12 @@ func TestVerdict(t *testing.T) {
 		worse bool
 	}{
 		{"met", Check{timed, 3, 1}, OK, false},
-		{"exceeded; times are no matter for tests", Check{timed, 3.1, 1}, Over, false},
-		{"uncertain", Check{timed, 1, 3.1}, Noisy, false},
-		{"exceeded, perhaps", Check{timed, 4, 9}, Noisy, false},
-		{"exceeded, with whatever noise", Check{timed, 13, 9}, Over, false},
+		{"met, as far as one can tell", Check{timed, 3, 1.5}, OK, false},
+		{"met, if it could be seen at all", Check{timed, 1, 1.6}, Noisy, false},
+		{"exceeded, perhaps", Check{timed, 4, 0.6}, Noisy, false},
+		{"exceeded; times are no matter for tests", Check{timed, 4, 0.4}, Over, false},
+		{"exceeded, with whatever noise", Check{timed, 30, 9}, Over, false},
+		{"less than nothing", Check{timed, -1, 0.5}, OK, false},
 		{"nothing measured", Check{timed, math.NaN(), math.NaN()}, Over, false},
 		{"a mean", Check{mean, 6.4, 0}, OK, false},
 		{"a mean beyond", Check{mean, 6.6, 0}, Over, true},

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"sync"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/httptrace/otelhttptrace"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -35,23 +36,41 @@ type client struct {
 	perCall   func(context.Context) context.Context
 }
 
-// clients returns plain, ours with attribution, and others.
-func clients(ctx context.Context) (all []*client, done func(), err error) {
+// clients returns plain, ours with attribution, and others. What they dial goes
+// through over, if that is not nil.
+func clients(ctx context.Context, over func(net.Conn) net.Conn) (all []*client, done func(), err error) {
+	if over == nil {
+		over = func(c net.Conn) net.Conn { return c }
+	}
+	through := func(dial dialer.DialFunc) *http.Transport {
+		return &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return over(c), nil
+		}}
+	}
+	plain := ways.Plain(ctx).Dial
 	each, closeAll, err := ways.Each(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, w := range each {
-		c := &client{column: w.Column, ctx: w.Ctx, transport: &http.Transport{DialContext: w.Dial}}
+		c := &client{column: w.Column, ctx: w.Ctx, transport: through(w.Dial)}
 		if w.Ours != nil {
-			c.transport = &httppool.Transport{Base: new(http.Transport), Dialer: dialer.Dialer{Tracker: w.Ours.Tracker, Name: ways.Name}}
+			dial := plain
+			if over != nil {
+				dial = w.Dial // a connection that is found below another one is found sooner if it is ours
+			}
+			c.transport = &httppool.Transport{Base: through(dial), Dialer: dialer.Dialer{Tracker: w.Ours.Tracker, Name: ways.Name}}
 		}
 		if w.Column != "storj" { // which does nothing that go-conntrack does not
 			all = append(all, c)
 		}
 	}
 	tp := sdktrace.NewTracerProvider(sdktrace.WithSyncer(ways.Discard{}))
-	traced := &client{column: "otelhttptrace", transport: new(http.Transport)}
+	traced := &client{column: "otelhttptrace", transport: through(plain)}
 	traced.perCall = func(ctx context.Context) context.Context {
 		return httptrace.WithClientTrace(ctx, otelhttptrace.NewClientTrace(ctx, otelhttptrace.WithTracerProvider(tp)))
 	}
@@ -93,13 +112,28 @@ func (c *client) variant(url string) pairs.Variant {
 // warmHTTP makes a request over a connection that is there. The server does as
 // little as it can: it writes the same answer whenever something arrives.
 func warmHTTP(ctx context.Context, e *row.Env) (row.Result, error) {
+	cost := budget.WarmHTTP
+	cost.Time = nil // the kernel and the scheduler vary by more than that; see "http alone"
+	return requests(ctx, e, spec{row: "http", batch: 80, allocs: 500, cost: cost}, nil)
+}
+
+// httpAlone is what of it is not the kernel: net/http and ours.
+func httpAlone(ctx context.Context, e *row.Env) (row.Result, error) {
+	cost := budget.WarmHTTP
+	cost.Allocs = nil // one more is for what stands in for the connection; see "http"
+	res, err := requests(ctx, e, spec{row: "http alone", batch: 200, allocs: 500, cost: cost}, newFromMemory)
+	res.Notef("Ours looks for its connection below the one that answers, which is one allocation more than in http.")
+	return res, err
+}
+
+func requests(ctx context.Context, e *row.Env, s spec, over func(net.Conn) net.Conn) (row.Result, error) {
 	l, err := ways.Listen(ctx)
 	if err != nil {
 		return row.Result{}, err
 	}
 	defer l.Close()
 	go answerAll(l)
-	all, done, err := clients(ctx)
+	all, done, err := clients(ctx, over)
 	if err != nil {
 		return row.Result{}, err
 	}
@@ -108,11 +142,51 @@ func warmHTTP(ctx context.Context, e *row.Env) (row.Result, error) {
 	for _, c := range all {
 		variants = append(variants, c.variant("http://"+l.Addr().String()+"/"))
 	}
-	res, err := compare(ctx, e, spec{row: "http", batch: 80, allocs: 500, cost: budget.WarmHTTP}, variants)
+	res, err := compare(ctx, e, s, variants)
+	if err != nil {
+		return res, err
+	}
 	res.Notef("otelhttptrace makes a sampled span of each phase of a request; the others make none of a warm one.")
 	return res, err
 }
 
+// answer is what every request gets.
+const answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+// fromMemory is a connection that answers every Write itself. The one below is
+// open, and idle, and what a tracker finds by NetConn.
+type fromMemory struct {
+	net.Conn
+	asked, closed chan struct{}
+	once          sync.Once
+}
+
+func newFromMemory(below net.Conn) net.Conn {
+	return &fromMemory{Conn: below, asked: make(chan struct{}, 1), closed: make(chan struct{})}
+}
+
+func (c *fromMemory) NetConn() net.Conn { return c.Conn }
+
+func (c *fromMemory) Write(b []byte) (int, error) {
+	c.asked <- struct{}{}
+	return len(b), nil
+}
+
+func (c *fromMemory) Read(b []byte) (int, error) {
+	select {
+	case <-c.asked:
+		return copy(b, answer), nil
+	case <-c.closed:
+		return 0, io.EOF
+	}
+}
+
+func (c *fromMemory) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// answerAll is the simplest of servers.
 func answerAll(l net.Listener) {
 	for {
 		c, err := l.Accept()
@@ -121,12 +195,12 @@ func answerAll(l net.Listener) {
 		}
 		go func() {
 			defer c.Close()
-			answer, b := []byte("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"), make([]byte, 4096)
+			b := make([]byte, 4096)
 			for {
 				if _, err := c.Read(b); err != nil {
 					return
 				}
-				if _, err := c.Write(answer); err != nil {
+				if _, err := io.WriteString(c, answer); err != nil {
 					return
 				}
 			}

@@ -2,6 +2,7 @@ package rows
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/tcpstate/tcpstate-go/bench/internal/budget"
@@ -12,6 +13,10 @@ import (
 // maxRuns is how often a comparison is made anew, each time with as many rounds
 // more, while it does not tell whether the budget is met.
 const maxRuns = 3
+
+// collecting is the processor time that it takes to collect what one operation
+// leaves behind. It is in no other line.
+const collecting = "collect"
 
 // spec says what is compared.
 type spec struct {
@@ -37,9 +42,12 @@ func compare(ctx context.Context, e *row.Env, s spec, variants []pairs.Variant) 
 		Allocs: s.allocs,
 		Warm:   s.warm,
 		Rounds: row.Pick(e, 1, 15, 60),
-		Time:   row.Pick(e, 0, 1500*time.Millisecond, 15*time.Second),
+		Time:   row.Pick(e, 0, 1200*time.Millisecond, 15*time.Second),
 	}, variants...)
 	if err := set.Count(ctx); err != nil {
+		return row.Result{}, err
+	}
+	if err := set.Collect(ctx, row.Pick(e, 1, 5, 25)); err != nil {
 		return row.Result{}, err
 	}
 	runs := 0
@@ -59,7 +67,7 @@ func compare(ctx context.Context, e *row.Env, s spec, variants []pairs.Variant) 
 			continue
 		}
 		if b := s.cost.Time; b != nil {
-			res.Check(*b, st.MoreTime.Median, st.MoreTime.Spread)
+			res.Check(*b, st.MoreTime.Median, st.MoreTime.Error)
 		}
 		if b := s.cost.Allocs; b != nil {
 			res.Check(*b, st.MoreAllocs, 0)
@@ -74,16 +82,16 @@ func compare(ctx context.Context, e *row.Env, s spec, variants []pairs.Variant) 
 	return res, nil
 }
 
-// decided reports whether the time that is judged is within its budget, and so
-// is the spread.
+// decided reports whether it is certain that the time that is judged is within
+// its budget, or beyond.
 func (s *spec) decided(set *pairs.Set) bool {
 	if s.cost.Time == nil {
 		return true
 	}
 	for _, st := range set.Stats() {
 		if st.Name == s.judge {
-			c := row.Check{Budget: *s.cost.Time, Measured: st.MoreTime.Median, Spread: st.MoreTime.Spread}
-			return c.Verdict() == row.OK
+			c := row.Check{Budget: *s.cost.Time, Measured: st.MoreTime.Median, Error: st.MoreTime.Error}
+			return c.Verdict() != row.Noisy
 		}
 	}
 	return true
@@ -94,14 +102,17 @@ func costs(set *pairs.Set, allocs bool) row.Result {
 	var res row.Result
 	for i, st := range set.Stats() {
 		more := i > 0
-		time, cpu, n, bytes := st.MoreTime, st.MoreCPU, st.MoreAllocs, st.MoreBytes
+		time, cpu, gc, n, bytes := st.MoreTime, st.MoreCPU, st.MoreGC, st.MoreAllocs, st.MoreBytes
 		if !more {
-			time, cpu, n, bytes = st.Time, st.CPU, st.Allocs, st.Bytes
+			time, cpu, gc, n, bytes = st.Time, st.CPU, st.GC, st.Allocs, st.Bytes
 		}
 		res.Add(
-			row.Cell{Of: budget.Time, Column: st.Name, Value: time.Median, Spread: time.Spread, Unit: row.Nanoseconds, More: more},
-			row.Cell{Of: budget.CPU, Column: st.Name, Value: cpu.Median, Unit: row.Nanoseconds, More: more},
+			row.Cell{Of: budget.Time, Column: st.Name, Value: time.Median, Spread: time.Error, Unit: row.Nanoseconds, More: more},
+			row.Cell{Of: budget.CPU, Column: st.Name, Value: cpu.Median, Spread: cpu.Error, Unit: row.Nanoseconds, More: more},
 		)
+		if !math.IsNaN(gc.Median) {
+			res.Add(row.Cell{Of: collecting, Column: st.Name, Value: gc.Median, Spread: gc.Error, Unit: row.Nanoseconds, More: more})
+		}
 		if allocs {
 			res.Add(row.Cell{Of: budget.Allocs, Column: st.Name, Value: n, More: more},
 				row.Cell{Of: budget.Bytes, Column: st.Name, Value: bytes, Unit: row.Bytes, More: more})

@@ -133,7 +133,7 @@ func transfers(ctx context.Context, e *row.Env, program, arg string, transfer fu
 			}
 		}
 		dist := pairs.DistOf(d)
-		res.Add(row.Cell{Of: "cpu per GB", Column: column, Value: dist.Median, Spread: dist.Spread, Unit: row.Nanoseconds, More: i > 0})
+		res.Add(row.Cell{Of: "cpu per GB", Column: column, Value: dist.Median, Spread: dist.Error, Unit: row.Nanoseconds, More: i > 0})
 	}
 	return res, addCalls(ctx, &res, program)
 }
