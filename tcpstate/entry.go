@@ -72,6 +72,8 @@ type entry struct {
 	state   State
 	slow    bool // epoll does not watch it: only the sweep sees it
 	audited bool // its settings were looked at
+	plain   bool // it was not made for MPTCP; false: not known
+	drained bool // all of the last.in bytes that had come were taken
 	last    traffic
 	sus     *suspicion // nil while there is nothing to suspect
 	// ctxDone is that of the context that the connection was dialed with, until it is used; nil: not asked about.

@@ -156,6 +156,26 @@ func (s *sampler) again(e *entry) {
 	_ = s.take(e, false)
 }
 
+// unread reports whether bytes wait at e, of which s has a sample without the
+// queues. Of a socket made for MPTCP the sample need not count what comes, so
+// that one is asked each time.
+func (s *sampler) unread(e *entry) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.raw == nil {
+		return false
+	}
+	s.entry, s.ask, s.n = e, !e.plain, 0
+	err := e.raw.Control(s.countUnread)
+	s.entry = nil
+	if err != nil || s.n < 0 {
+		return true // for all that is known
+	}
+	e.plain = e.plain || s.plain
+	e.drained = s.n == 0 && e.plain
+	return s.n > 0
+}
+
 // shownState is the state to show: the TCP state of an MPTCP subflow does not
 // know of the peer's DATA_FIN.
 func shownState(h history, s State) State {
