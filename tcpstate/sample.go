@@ -124,7 +124,8 @@ type sampler struct {
 	fresh  bool  // an event has just come
 	last   bool  // the descriptor is about to be closed: end its epoll watch
 	entry  *entry
-	plain  bool // unread has found that it was not made for MPTCP
+	seen   observation // by look
+	plain  bool        // unread has found that it was not made for MPTCP
 	buf    [tcpinfo.MaxSize]byte
 
 	// The methods control and waiting.
