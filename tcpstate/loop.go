@@ -18,9 +18,9 @@ const (
 	lastDelay = 100 * time.Millisecond
 	// tickBudget bounds the work of one tick; what is left waits for the next.
 	// What else a tick does is to find room within two milliseconds.
-	tickBudget = 1500 * time.Microsecond
-	// busyDelay separates ticks while work is left over: they take no more than
-	// 0.4 % of a core.
+	tickBudget = 1250 * time.Microsecond
+	// busyDelay separates ticks while work is left over: they take a third of a
+	// percent of a core, and what wakes them up must not make it more than 0.4.
 	busyDelay = 375 * time.Millisecond
 	// Up to fewSuspects are looked at when the verdict on one of them is due,
 	// but at most once in dueDelay.
