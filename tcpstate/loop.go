@@ -18,10 +18,11 @@ const (
 	lastDelay = 100 * time.Millisecond
 	// tickBudget bounds the work of one tick; what is left waits for the next.
 	// What else a tick does is to find room within two milliseconds.
-	tickBudget = 1250 * time.Microsecond
-	// busyDelay separates ticks while work is left over: they take a third of a
-	// percent of a core, and what wakes them up must not make it more than 0.4.
-	busyDelay = 375 * time.Millisecond
+	tickBudget = 1500 * time.Microsecond
+	// busyDelay separates ticks while work is left over: they take 0.3 % of a
+	// core. Of what is left to 0.4 % each takes some that is the Go runtime's, to
+	// wake up and to sleep again, so that more ticks would be less work.
+	busyDelay = 500 * time.Millisecond
 	// Up to fewSuspects are looked at when the verdict on one of them is due,
 	// but at most once in dueDelay.
 	fewSuspects = 64

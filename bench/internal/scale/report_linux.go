@@ -14,8 +14,8 @@ import (
 // What the tracker's loop allows itself (tcpstate/loop.go): so long it works at
 // a time, and so long it then waits if work is left.
 const (
-	tickBudget = 1250 * time.Microsecond
-	busyDelay  = 375 * time.Millisecond
+	tickBudget = 1500 * time.Microsecond
+	busyDelay  = 500 * time.Millisecond
 )
 
 // The machine and the fleet that figures are computed for.

@@ -20,7 +20,7 @@ type Sweep struct {
 const (
 	// sweepChunk connections are asked by the raw loop at a time, as many as a
 	// tick of the tracker takes, with a tick's pause between.
-	sweepChunk = 600
+	sweepChunk = 750
 	sweepPause = busyDelay
 )
 
