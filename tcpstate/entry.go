@@ -20,10 +20,10 @@ import (
 // connection, its wrapper or a context, so that an unreachable connection is
 // collected as if nobody watched it.
 type entry struct {
-	t        *Tracker
-	id       uint64
-	series   *series    // never nil
-	listener *Listening // that accepted it, or nil; immutable after Track
+	// What a sweep asks for lies in the first 192 bytes, three lines of cold
+	// memory: of many idle connections that is what a look costs, beside the
+	// kernel's part.
+	t *Tracker
 
 	// Written by the data path, read by the loop.
 	readEpoch atomic.Uint64 // epoch of the last Read; 0 never, or a mark below
@@ -32,50 +32,61 @@ type entry struct {
 	copying   atomic.Int32         // io.Copy calls that read from this connection now
 	lent      atomic.Pointer[lent] // nil: it is of no pool that has to be asked; never nil again
 
-	// Immutable after Track, but for target, which mu guards.
-	born          time.Time
-	local, remote *net.TCPAddr // never nil
-	name, target  string
-	cleanup       runtime.Cleanup
-	expect        atomic.Pointer[Expect] // nil: nothing declared
-	site          sites.ID               // dial or accept
+	series  *series // never nil; immutable after Track
+	youngAt uint32  // place in Tracker.young from 1, 0: none; guarded by Tracker.mu
 
-	// fd is an index into Tracker.byFD, never an operand of a system call. The
-	// handles of Windows fit, too: it promises 32 significant bits.
-	fd uint32
+	useCount uint32                 // guarded by mu
+	mu       sync.Mutex             // guards what says so; held over non-blocking calls only
+	raw      syscall.RawConn        // nil once closed or collected; guarded by mu
+	uses     *Usage                 // in progress, newest first; guarded by mu
+	expect   atomic.Pointer[Expect] // nil: nothing declared
 
-	dialTook uint32 // microseconds and one more; 0: not dialed through BeginDial; immutable after Track
-	dest     uint16 // index of the target that was dialed; immutable after Track
+	// Owned by the loop.
+	sus  *suspicion // nil while there is nothing to suspect
+	last traffic
+	// ctxDone is that of the context that the connection was dialed with, until it is used; nil: not asked about.
+	ctxDone <-chan struct{}
+	state   State
+	slow    bool // epoll does not watch it: only the sweep sees it
+	audited bool // its settings were looked at
+	plain   bool // it was not made for MPTCP; false: not known
+	drained bool // all of the last.in bytes that had come were taken
 
-	slot, gen uint32 // guarded by Tracker.mu
-	youngAt   uint32 // place in Tracker.young from 1, 0: none; guarded by Tracker.mu
+	role    Role // immutable after Track
+	mayMove bool // the local address may leave the machine; immutable after Track
 
-	mu        sync.Mutex // guards following fields; held over non-blocking calls only
-	useCount  uint32
-	raw       syscall.RawConn // nil once closed or collected
-	readEnd   uint64          // epoch when the last Read ended with an error or EOF
-	tokens    *token
-	uses      *Usage // in progress, newest first
-	lastUse   *Usage // ended last
-	end       *ending
-	eofSite   sites.ID
-	errSite   sites.ID
+	// Guarded by mu.
 	readErr   readResult
 	closed    bool
 	leaked    bool // collected without Close
 	forgotten bool // let go of while open
 	armed     bool // watched by epoll
 
-	role Role // immutable after Track
+	dialTook uint32     // microseconds and one more; 0: not dialed through BeginDial; immutable after Track
+	listener *Listening // that accepted it, or nil; immutable after Track
 
-	// Owned by the loop.
-	state   State
-	slow    bool // epoll does not watch it: only the sweep sees it
-	audited bool // its settings were looked at
-	last    traffic
-	sus     *suspicion // nil while there is nothing to suspect
-	// ctxDone is that of the context that the connection was dialed with, until it is used; nil: not asked about.
-	ctxDone <-chan struct{}
+	// Immutable after Track, but for target, which mu guards.
+	id            uint64
+	born          time.Time
+	local, remote *net.TCPAddr // never nil
+	name, target  string
+	cleanup       runtime.Cleanup
+	site          sites.ID // dial or accept
+
+	// fd is an index into Tracker.byFD, never an operand of a system call. The
+	// handles of Windows fit, too: it promises 32 significant bits.
+	fd uint32
+
+	slot, gen uint32 // guarded by Tracker.mu
+	dest      uint16 // index of the target that was dialed; immutable after Track
+
+	// Guarded by mu.
+	readEnd uint64 // epoch when the last Read ended with an error or EOF
+	tokens  *token
+	lastUse *Usage // ended last
+	end     *ending
+	eofSite sites.ID
+	errSite sites.ID
 }
 
 // ending is what is known of the end of a connection. It is apart from the

@@ -29,7 +29,8 @@ type Seam struct {
 	Diag       func() (Diagnoser, error)
 	Orphans    func() (int, error)
 	Looked     func(id uint64, f epoll.Flags)
-	NoHooks    error // of net.Dialer
+	Asked      func() // called with each system call that asks about a connection
+	NoHooks    error  // of net.Dialer
 	NoTrace    error
 	NoProc     error // of all that is read from /proc
 }
@@ -43,6 +44,13 @@ func SetSeam(t *Tracker, with Seam) {
 	}
 	if with.Info != nil {
 		s.info = with.Info
+	}
+	if asked := with.Asked; asked != nil {
+		info, queues, unread, made := s.info, s.queues, s.unread, s.madeMPTCP
+		s.info = func(fd uintptr, buf []byte) (int, error) { asked(); return info(fd, buf) }
+		s.queues = func(fd uintptr) (recv, send int, err error) { asked(); asked(); return queues(fd) }
+		s.unread = func(fd uintptr) (int, error) { asked(); return unread(fd) }
+		s.madeMPTCP = func(fd uintptr) bool { asked(); return made(fd) }
 	}
 	if with.MaxWatches != nil {
 		s.maxWatches = with.MaxWatches

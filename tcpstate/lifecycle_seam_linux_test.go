@@ -244,7 +244,7 @@ func TestNoSuspectStarves(t *testing.T) {
 	for _, c := range f.other {
 		require.NoError(t, c.Close())
 	}
-	// A tick of 2 ms has room for a hundred, fewer on a busy machine. Whoever
+	// A tick has room for sixty, fewer on a busy machine. Whoever
 	// starves would do so for ever.
 	for range 900 {
 		if s := r.tr.Stats(); s.Warnings == n && s.Sweeps > 0 {

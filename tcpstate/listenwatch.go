@@ -235,8 +235,8 @@ func (l *Listening) blockedIn() *entry {
 	}
 	s := l.t.judge.sampler
 	s.full, s.ask, s.poll, s.fresh = true, false, false, false
-	seen, err := e.sampled(s)
-	if err != nil || !s.sample.ok || seen.readErr != readNothing || e.readEpoch.Load() >= markFirst || s.sample.consumed() > 0 {
+	var seen observation
+	if err := e.sampled(s, &seen); err != nil || !s.sample.ok || seen.readErr != readNothing || e.readEpoch.Load() >= markFirst || s.sample.consumed() > 0 {
 		return nil
 	}
 	return e

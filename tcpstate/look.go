@@ -13,10 +13,16 @@ import (
 // event that is the reason, or none.
 func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	s := t.judge.sampler
-	seen, ok := e.observe(s, flags)
-	if !ok {
-		return
+	// It is of the sampler because judgement lets it escape.
+	if s.seen = (observation{}); e.observe(s, &s.seen, flags) {
+		t.lookInto(e, now, flags, &s.seen)
+		s.seen = observation{}
 	}
+}
+
+// lookInto is look with what observe has found.
+func (t *Tracker) lookInto(e *entry, now int64, flags epoll.Flags, seen *observation) {
+	s := t.judge.sampler
 	if f := t.seam.looked; f != nil {
 		f(e.id, flags)
 	}
@@ -47,13 +53,13 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	next := hist.observe(l)
 	e.countSilent(&s.sample, &next, now)
 	if ended := next.fin || next.dead; ended && fl&flagPaired != 0 || seen.behalf != nil {
-		t.lookPaired(e, ended, &seen, now)
+		t.lookPaired(e, ended, seen, now)
 	}
 	if next.fin || next.dead {
 		t.peerClosed(e)
 	}
 	if !next.fin && !next.dead {
-		t.lookOpen(e, now, next, &seen)
+		t.lookOpen(e, now, next, seen)
 		return
 	}
 
@@ -72,12 +78,12 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 		sus.finFresh, sus.finSent = s.sample.ok && !next.dead, s.sample.bytesSent
 		sus.finIdle, sus.finRead = s.sample.idleBefore(), e.lastRead()
 		sus.parted = byEvent && sus.finFresh && s.sample.parting()
-		if byEvent && sus.finFresh && e.liesIdle(&s.sample, &seen) {
+		if byEvent && sus.finFresh && e.liesIdle(&s.sample, seen) {
 			t.judge.idle.note(e, sus.finIdle, now)
 		}
 	}
 	if next.dead && sus.deadAt == 0 {
-		if byEvent && sus.finAt == 0 && next.end == endReset && e.liesIdle(&s.sample, &seen) {
+		if byEvent && sus.finAt == 0 && next.end == endReset && e.liesIdle(&s.sample, seen) {
 			t.judge.idle.note(e, s.sample.idleBefore(), now) // some servers are that short
 		}
 		sus.deadAt = now
@@ -89,7 +95,7 @@ func (t *Tracker) look(e *entry, now int64, flags epoll.Flags) {
 	sus.used(seen.uses, seen.using, now)
 	sus.sample, sus.sampledAt = s.sample, now
 	e.setState(s.sample.state)
-	t.judgeEntry(e, now, &seen)
+	t.judgeEntry(e, now, seen)
 }
 
 // liesIdle reports whether e lies in a pool, or looks like it, as its peer ends
@@ -116,36 +122,35 @@ type observation struct {
 
 // observe samples e because of an event with these bits, or none. It reports
 // false when e has ended.
-func (e *entry) observe(s *sampler, flags epoll.Flags) (o observation, ok bool) {
+func (e *entry) observe(s *sampler, o *observation, flags epoll.Flags) (ok bool) {
 	s.fresh = flags != 0
 	s.full = e.sus != nil || s.fresh
 	s.ask = flags&epoll.ReadHup != 0 || e.sus != nil && e.sus.made
 	s.poll = e.slow || e.sus != nil && e.sus.hist.pending
-	o, err := e.sampled(s)
+	err := e.sampled(s, o)
 	if errors.Is(err, net.ErrClosed) {
 		e.gone() // if it is not known yet
 	}
-	return o, err == nil
+	return err == nil
 }
 
-func (e *entry) sampled(s *sampler) (o observation, err error) {
+// sampled takes a sample and fills o, which is zero.
+func (e *entry) sampled(s *sampler, o *observation) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err = s.take(e, false); err != nil {
-		return o, err
+	if err := s.take(e, false); err != nil {
+		return err
 	}
-	x := e.expectationLocked()
-	o = observation{
-		readErr: e.readErr, watched: e.armed || s.poll, using: e.uses != nil, uses: e.useCount,
-		expect: x, wait: e.waitLocked(&x),
-	}
+	o.readErr, o.watched, o.using, o.uses = e.readErr, e.armed || s.poll, e.uses != nil, e.useCount
+	o.expect = e.expectationLocked()
+	o.wait = e.waitLocked(&o.expect)
 	if u := e.uses; u != nil && u.next == nil {
 		o.upgraded = u.upgraded
 		if u.down != nil {
 			o.behalf, o.down = u, u.down
 		}
 	}
-	return o, nil
+	return nil
 }
 
 // again samples e once more, with its queues and what they count.
@@ -154,6 +159,26 @@ func (s *sampler) again(e *entry) {
 	defer e.mu.Unlock()
 	s.full, s.ask = true, true
 	_ = s.take(e, false)
+}
+
+// unread reports whether bytes wait at e, of which s has a sample without the
+// queues. Of a socket made for MPTCP the sample need not count what comes, so
+// that one is asked each time.
+func (s *sampler) unread(e *entry) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.raw == nil {
+		return false
+	}
+	s.entry, s.ask, s.n = e, !e.plain, 0
+	err := e.raw.Control(s.countUnread)
+	s.entry = nil
+	if err != nil || s.n < 0 {
+		return true // for all that is known
+	}
+	e.plain = e.plain || s.plain
+	e.drained = s.n == 0 && e.plain
+	return s.n > 0
 }
 
 // shownState is the state to show: the TCP state of an MPTCP subflow does not

@@ -9,7 +9,8 @@ import "time"
 type openLook struct {
 	e      *entry
 	now    int64
-	sample *sample
+	s      *sampler
+	sample *sample // of s
 	seen   *observation
 	limits *Thresholds
 	sweep  int64
@@ -22,7 +23,7 @@ func (t *Tracker) lookOpen(e *entry, now int64, hist history, seen *observation)
 	e.setState(s.sample.state)
 	cfg := t.cfg.Load()
 	o := openLook{
-		e: e, now: now, sample: &s.sample, seen: seen,
+		e: e, now: now, s: s, sample: &s.sample, seen: seen,
 		limits: &cfg.limits, sweep: int64(min(cfg.sweep(), time.Hour)), queues: s.full,
 	}
 	if s.sample.ok && o.auditable() {

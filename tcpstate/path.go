@@ -22,7 +22,7 @@ type pathWatch struct {
 
 // note takes note of the address of e.
 func (p *pathWatch) note(e *entry) {
-	p.needed = p.needed || len(e.local.IP) > 0 && !e.local.IP.IsLoopback()
+	p.needed = p.needed || e.mayMove
 }
 
 // lookAtAddresses compares the addresses of the machine with those of the last

@@ -54,11 +54,15 @@ func (c *processChore) run(t *Tracker, now int64) {
 		fs.growth = growth{changed: now, at: [2]int64{now, now}, n: [2]int{used, used}}
 	}
 	fs.growth.step(now, used)
+	same := used == fs.used && slices.Equal(fs.hide, t.judge.hide)
 	fs.limit, fs.used = limit, used
-	v := fs.verdict(c.thing != nil && c.thing.finding != nil, now)
+	open := c.thing != nil && c.thing.finding != nil
+	v := fs.verdict(open, now)
 	if v.kind != "" {
-		fs.count(t)
-		if c.thing == nil || c.thing.finding == nil {
+		if !open || !same {
+			fs.count(t) // of all connections, which takes a millisecond where there are many
+		}
+		if !open {
 			c.thing = &thing{kind: SubjectProcess, facts: c.describe}
 			if len(fs.top) > 0 {
 				c.thing.site, c.thing.siteRole = fs.top[0].site, fs.top[0].role

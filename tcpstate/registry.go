@@ -49,6 +49,7 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *dial) *entry {
 		local: tcpAddr(c.LocalAddr()), remote: tcpAddr(c.RemoteAddr()),
 		state: Established,
 	}
+	e.mayMove = len(e.local.IP) > 0 && !e.local.IP.IsLoopback()
 	if !o.Expect.isZero() {
 		x := o.Expect
 		e.expect.Store(&x)

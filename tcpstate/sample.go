@@ -124,13 +124,17 @@ type sampler struct {
 	fresh  bool  // an event has just come
 	last   bool  // the descriptor is about to be closed: end its epoll watch
 	entry  *entry
+	seen   observation // by look
+	plain  bool        // unread has found that it was not made for MPTCP
 	buf    [tcpinfo.MaxSize]byte
-	fn     func(fd uintptr)
+
+	// The methods control and waiting.
+	fn, countUnread func(fd uintptr)
 }
 
 var samplers = sync.Pool{New: func() any {
 	s := new(sampler)
-	s.fn = s.control
+	s.fn, s.countUnread = s.control, s.waiting
 	return s
 }}
 
@@ -168,7 +172,7 @@ func (s *sampler) control(fd uintptr) {
 		p.gaveUp = s.gaveUp(fd)
 	}
 	if s.full && s.sample.ok {
-		if in, out, err := tcpinfo.Queues(fd); err == nil {
+		if in, out, err := t.seam.queues(fd); err == nil {
 			s.sample.recvQueue, s.sample.sendQueue = int32(in), int32(out)
 			if p := &s.sample; p.lacks(notSentEnd) && p.unacked == 0 {
 				p.notSent = uint32(max(out, 0))
@@ -181,6 +185,16 @@ func (s *sampler) control(fd uintptr) {
 	if s.last {
 		s.lastLook(fd)
 	}
+}
+
+// waiting is what unread asks of the kernel.
+func (s *sampler) waiting(fd uintptr) {
+	seam := s.entry.t.seam
+	n, err := seam.unread(fd)
+	if s.n = n; err != nil {
+		s.n = -1
+	}
+	s.plain = s.ask && !seam.madeMPTCP(fd)
 }
 
 // gaveUp reports whether the kernel ended the connection, which it has just
@@ -210,7 +224,7 @@ const (
 // askMPTCP asks what TCP_INFO and the queues do not tell.
 func (s *sampler) askMPTCP(fd uintptr) {
 	p := &s.sample
-	if p.made = tcpinfo.MPTCPSocket(fd); p.made {
+	if p.made = s.entry.t.seam.madeMPTCP(fd); p.made {
 		p.mptcp = tcpinfo.MPTCP(fd)
 		s.flags |= epoll.Peek(fd)
 		p.countsFIN = s.flags&epoll.ReadHup != 0

@@ -27,6 +27,9 @@ type seam struct {
 	clock          *testclock.Clock // nil outside tests
 	newPoller      func() (poller, error)
 	info           func(fd uintptr, buf []byte) (int, error)
+	queues         func(fd uintptr) (recv, send int, err error)
+	unread         func(fd uintptr) (int, error)
+	madeMPTCP      func(fd uintptr) bool
 	maxWatches     func() (int, error)
 	diag           func() (diagnoser, error)
 	orphans        func() (int, error)
@@ -46,6 +49,7 @@ type seam struct {
 func newSeam(clock *testclock.Clock) *seam {
 	s := &seam{
 		now: time.Now, clock: clock, info: tcpinfo.Get,
+		queues: tcpinfo.Queues, unread: tcpinfo.Unread, madeMPTCP: tcpinfo.MPTCPSocket,
 		newPoller:      newPoller,
 		maxWatches:     maxUserWatches,
 		diag:           openDiag,

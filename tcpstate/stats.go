@@ -192,6 +192,10 @@ func (j *judgement) traffic(e *entry, s *sample) {
 		return
 	}
 	now, last := s.traffic(), e.last
+	if now == last {
+		return // as most connections at most sweeps
+	}
+	e.drained = e.drained && now.in == last.in
 	e.series.in.Add(now.in - min(now.in, last.in))
 	e.series.out.Add(now.out - min(now.out, last.out))
 	e.series.retransmits.Add(uint64(now.retransmits - min(now.retransmits, last.retransmits)))

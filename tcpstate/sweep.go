@@ -5,8 +5,12 @@ import (
 	"time"
 )
 
-// lookAtSuspects looks at those that are due, for at most a tick's budget.
-func (t *Tracker) lookAtSuspects(now int64) {
+// sweepBatch is how many connections are looked at between two looks at the
+// clock, and at t.mu.
+const sweepBatch = 8
+
+// lookAtSuspects looks at those that are due, for no longer than most.
+func (t *Tracker) lookAtSuspects(now int64, most time.Duration) {
 	j, a := &t.judge, &t.judge.agenda
 	due := j.suspects
 	j.suspects, j.spare = j.spare[:0], nil
@@ -14,9 +18,9 @@ func (t *Tracker) lookAtSuspects(now int64) {
 		e.sus.queued = false
 	}
 	a.suspects = 0
-	spent := budget()
+	start := time.Now()
 	n := 0
-	for ; n < len(due) && (n%16 != 15 || !spent()); n++ {
+	for ; n < len(due) && (n == 0 || n%sweepBatch != 0 || time.Since(start) < most); n++ {
 		t.look(due[n], now, 0) // queues it again if it is to be looked at again
 	}
 	if n < len(due) {
@@ -31,12 +35,10 @@ func (t *Tracker) lookAtSuspects(now int64) {
 	j.spare = due[:0]
 }
 
-// sweepOn looks at the next part of all connections, for at most a tick's
-// budget.
-func (t *Tracker) sweepOn(now int64) {
+// sweepOn looks at the next part of all connections, for no longer than most.
+func (t *Tracker) sweepOn(now int64, most time.Duration) {
 	j, a := &t.judge, &t.judge.agenda
 	start := time.Now()
-	spent := budget()
 	if a.left == 0 {
 		t.mu.Lock()
 		a.left = len(t.slots)
@@ -44,18 +46,18 @@ func (t *Tracker) sweepOn(now int64) {
 		a.cursor = 0
 		j.sweepStart, j.sweepWork = now, 0
 	}
-	for n := 0; a.left > 0 && (n%32 != 31 || !spent()); n++ {
-		e := t.inSlot(a.cursor) // nil as long as it is new
-		a.cursor++
-		a.left--
-		if e == nil || e.sus != nil && e.sus.queued {
-			continue
+	for a.left > 0 {
+		batch, n := t.nextBatch()
+		for _, e := range batch[:n] {
+			if e.slow {
+				t.arm(e) // there may be room by now
+			}
+			t.look(e, now, 0)
+			j.paths.note(e)
 		}
-		if e.slow {
-			t.arm(e) // there may be room by now
+		if time.Since(start) >= most {
+			break
 		}
-		t.look(e, now, 0)
-		j.paths.note(e)
 	}
 	j.sweepWork += time.Since(start)
 	if a.left > 0 {
@@ -75,19 +77,34 @@ func (t *Tracker) sweepOn(now int64) {
 	a.sweep = max(j.sweepStart+interval-interval/10+t.jitter(interval/5), now+int64(busyDelay))
 }
 
+// nextBatch returns what is in the next slots of the sweep, but for what is new
+// or a suspect.
+// That it touches all of them at once is for the processor, which then waits for
+// several entries' memory in one go.
+func (t *Tracker) nextBatch() (batch [sweepBatch]*entry, n int) {
+	a := &t.judge.agenda
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for range min(a.left, sweepBatch) {
+		i := a.cursor
+		a.cursor++
+		a.left--
+		if i >= len(t.slots) {
+			continue
+		}
+		e := t.slots[i].e
+		if e != nil && e.youngAt == 0 && (e.sus == nil || !e.sus.queued) {
+			batch[n] = e
+			n++
+		}
+	}
+	return batch, n
+}
+
 // budget returns a function that reports whether a tick's work is done.
 func budget() (spent func() bool) {
 	start := time.Now()
 	return func() bool { return time.Since(start) > tickBudget }
-}
-
-func (t *Tracker) inSlot(i int) *entry {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if i >= len(t.slots) || t.slots[i].e == nil || t.slots[i].e.youngAt != 0 {
-		return nil
-	}
-	return t.slots[i].e
 }
 
 // suspect puts e on the list that is looked at every second, and when the

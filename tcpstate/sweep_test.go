@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tcpstate/tcpstate-go/internal/tcptest"
 )
 
 func TestAVerdictIsLookedAtWhenItIsDueUnlessThereAreMany(t *testing.T) {
@@ -28,4 +30,17 @@ func TestAVerdictIsLookedAtWhenItIsDueUnlessThereAreMany(t *testing.T) {
 			require.Equal(t, c.after, time.Duration(lookAt(c.n, now, due)-now))
 		})
 	}
+}
+
+// Nineteen thousand of them are looked at every ten seconds.
+func TestALookAtAnIdleConnectionAllocatesNothing(t *testing.T) {
+	d := newDocket(t, Config{})
+	inner, _ := tcptest.Pair(t)
+	c := d.tr.Track(inner, Origin{})
+	defer c.Close()
+	d.tr.judge.mu.Lock()
+	defer d.tr.judge.mu.Unlock()
+	require.Zero(t, testing.AllocsPerRun(100, func() { d.tr.look(c.e, d.tr.now(), 0) }))
+	require.True(t, d.tr.judge.sampler.sample.ok)
+	require.Zero(t, d.tr.judge.sampler.seen, "it keeps nothing alive")
 }

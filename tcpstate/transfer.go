@@ -19,15 +19,15 @@ func (o *openLook) inTransfer() bool {
 		return true
 	case o.seen.expect.Heartbeat > 0, o.seen.wait.dueBy(o.now + 2*o.sweep):
 		return true
-	case s.heard() > o.limits.Idle:
+	case s.heard() > o.limits.Idle && !o.e.t.seam.near(o.e.remote.IP):
 		return true
 	}
 	return o.unread()
 }
 
 // unread asks whether bytes wait that the application does not read. Without
-// the queues it says yes when data came after the application last began to
-// read, for all that the kernel's clock can tell, or there is no room for more.
+// the queues of the sample it asks the kernel, once for all bytes that had come
+// by then: what was taken does not come back.
 func (o *openLook) unread() bool {
 	e, s := o.e, o.sample
 	if e.copying.Load() > 0 || s.bytesReceived == 0 {
@@ -36,6 +36,13 @@ func (o *openLook) unread() bool {
 	if o.queues {
 		return s.recvQueue > 0
 	}
+	return !e.drained && o.mayBeUnread() && o.s.unread(e)
+}
+
+// mayBeUnread reports whether data came after the application last began to
+// read, for all that the kernel's clock can tell, or there is no room for more.
+func (o *openLook) mayBeUnread() bool {
+	e, s := o.e, o.sample
 	re := e.lastRead()
 	if re == 0 || re >= markFirst || e.flags.Load()&flagWrapped == 0 || s.recvWindowKnown && s.recvWindow == 0 {
 		return true

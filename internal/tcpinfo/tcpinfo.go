@@ -27,6 +27,9 @@ func State(fd uintptr) (uint8, error) { return state(fd) }
 // EINVAL.
 func Queues(fd uintptr) (recv, send int, err error) { return queues(fd) }
 
+// Unread returns the number of bytes that wait to be read, as Queues does.
+func Unread(fd uintptr) (int, error) { return unread(fd) }
+
 // MPTCP reports whether fd uses Multipath TCP and did not fall back to plain
 // TCP. It is false before Linux 5.16, which cannot be asked.
 func MPTCP(fd uintptr) bool { return mptcp(fd) }

@@ -34,6 +34,14 @@ func state(fd uintptr) (uint8, error) {
 	return b[0], nil
 }
 
+func unread(fd uintptr) (int, error) {
+	in, errno := ioctlInt(fd, unix.SIOCINQ)
+	if errno != 0 {
+		return 0, os.NewSyscallError("ioctl", errno)
+	}
+	return int(in), nil
+}
+
 func queues(fd uintptr) (recv, send int, err error) {
 	in, errno := ioctlInt(fd, unix.SIOCINQ)
 	if errno != 0 {

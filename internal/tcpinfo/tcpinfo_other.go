@@ -16,6 +16,8 @@ func state(uintptr) (uint8, error) { return 0, errUnsupported }
 
 func queues(uintptr) (recv, send int, err error) { return 0, 0, errUnsupported }
 
+func unread(uintptr) (int, error) { return 0, errUnsupported }
+
 func mptcp(uintptr) bool { return false }
 
 func patience(uintptr) (Patience, bool) { return Patience{}, false }

@@ -19,6 +19,8 @@ func TestElsewhereEverythingIsUnsupported(t *testing.T) {
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	_, _, err = tcpinfo.Queues(0)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
+	_, err = tcpinfo.Unread(0)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.False(t, tcpinfo.MPTCP(0))
 }
 

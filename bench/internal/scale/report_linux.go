@@ -14,7 +14,7 @@ import (
 // What the tracker's loop allows itself (tcpstate/loop.go): so long it works at
 // a time, and so long it then waits if work is left.
 const (
-	tickBudget = 2 * time.Millisecond
+	tickBudget = 1500 * time.Microsecond
 	busyDelay  = 500 * time.Millisecond
 )
 

@@ -197,7 +197,7 @@ func TestWhatIsTakenFromTheLibraryIsThere(t *testing.T) {
 		want = append(want, fmt.Sprintf(" *%s) %s", receiver, method))
 	}
 	want = append(want,
-		fmt.Sprintf("tickBudget = %d * time.Millisecond", tickBudget.Milliseconds()),
+		fmt.Sprintf("tickBudget = %d * time.Microsecond", tickBudget.Microseconds()),
 		fmt.Sprintf("busyDelay = %d * time.Millisecond", busyDelay.Milliseconds()))
 	for _, w := range want {
 		if !strings.Contains(source.String(), w) {

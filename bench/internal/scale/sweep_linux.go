@@ -20,8 +20,8 @@ type Sweep struct {
 const (
 	// sweepChunk connections are asked by the raw loop at a time, as many as a
 	// tick of the tracker takes, with a tick's pause between.
-	sweepChunk = 2000
-	sweepPause = 500 * time.Millisecond
+	sweepChunk = 750
+	sweepPause = busyDelay
 )
 
 // sweep has the tracker sweep as often as it does, and beside it asks the same
