@@ -108,6 +108,7 @@ func BenchmarkReadOfNothing(b *testing.B) {
 				}
 				c = tr.Track(inner, tcpstate.Origin{Name: "db"})
 			}
+			defer c.Close()
 			b.ReportAllocs()
 			for b.Loop() {
 				c.Read(nil)
@@ -124,6 +125,7 @@ func BenchmarkSyscallConn(b *testing.B) {
 			if tracked {
 				c = newTracker(b).Track(inner, tcpstate.Origin{})
 			}
+			defer c.Close()
 			b.ReportAllocs()
 			for b.Loop() {
 				raw, err := c.SyscallConn()
@@ -150,6 +152,7 @@ func BenchmarkCopyN(b *testing.B) {
 				src, dst = tr.Track(in, tcpstate.Origin{}), tr.Track(out, tcpstate.Origin{})
 			}
 			defer dst.Close()
+			defer src.Close()
 			go io.Copy(io.Discard, sink)
 			piece := make([]byte, size)
 			b.ReportAllocs()

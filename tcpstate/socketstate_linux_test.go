@@ -124,7 +124,9 @@ func BenchmarkSnapshot(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			c, _ := tcptest.Pair(b, tcptest.MPTCP(mptcp))
 			tr := leaktest.Tracker(b, leaktest.IgnoreFindings())
-			w := tr.Track(c, tcpstate.Origin{}).Watch()
+			tracked := tr.Track(c, tcpstate.Origin{})
+			defer tracked.Close()
+			w := tracked.Watch()
 			for b.Loop() {
 				_ = w.Snapshot()
 			}
