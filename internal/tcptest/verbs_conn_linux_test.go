@@ -388,7 +388,12 @@ func (r *run) dial(st *statement) error {
 		}
 	}
 	if st.opts["bg"] != "" {
-		return r.dialLater(name, target, func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", target) }, d.NetDialer)
+		dial := func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", target) }
+		if err := r.dialLater(name, target, dial, d.NetDialer); err != nil {
+			return err
+		}
+		begun := r.dials[name].sockets
+		return r.until("the dial", func() (bool, error) { return len(begun) > 0, nil }) // or the clock runs ahead
 	}
 	c, err := d.Dial("tcp", target)
 	if err != nil {

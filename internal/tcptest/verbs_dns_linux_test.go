@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -28,6 +29,7 @@ type host struct {
 	resolver *net.Resolver
 	port     string
 	hold     chan struct{} // closed when the name server may answer
+	asked    atomic.Bool   // the name server was
 }
 
 func (r *run) host(st *statement) error {
@@ -49,7 +51,7 @@ func (r *run) host(st *statement) error {
 	}
 	h.resolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		ours, theirs := net.Pipe()
-		r.wg.Go(func() { nameServer(theirs, h.hold, r.Context().Done()) })
+		r.wg.Go(func() { h.serve(theirs, r.Context().Done()) })
 		return ours, nil
 	}}
 	r.hosts[name] = h
@@ -73,9 +75,9 @@ func (r *run) bothFamilies() (six *net.TCPListener, four net.Listener, port stri
 	return nil, nil, "", err
 }
 
-// nameServer answers one query over c, in the form that TCP has: every name has
-// both loopback addresses.
-func nameServer(c net.Conn, hold, done <-chan struct{}) {
+// serve answers queries over c, in the form that TCP has: every name has both
+// loopback addresses.
+func (h *host) serve(c net.Conn, done <-chan struct{}) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
 	var length [2]byte
@@ -87,8 +89,9 @@ func nameServer(c net.Conn, hold, done <-chan struct{}) {
 		if _, err := c.Read(b); err != nil {
 			return
 		}
+		h.asked.Store(true)
 		select {
-		case <-hold:
+		case <-h.hold:
 		case <-done:
 			return
 		}
@@ -149,7 +152,10 @@ func (r *run) dialHost(st *statement) error {
 	target := net.JoinHostPort(st.args[1]+".test", h.port)
 	dial := func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", target) }
 	if st.opts["bg"] != "" {
-		return r.dialLater(name, target, dial, d.NetDialer)
+		if err := r.dialLater(name, target, dial, d.NetDialer); err != nil {
+			return err
+		}
+		return r.until("the question", func() (bool, error) { return h.asked.Load(), nil }) // or the clock runs ahead
 	}
 	c, err := dial(r.Context())
 	if err != nil {
