@@ -133,6 +133,19 @@ func (r *rig) span(name string) tracetest.SpanStub {
 	return all[0]
 }
 
+// settled waits until the reporter has returned from all that it was told of: a
+// span is exported before, and what the reporter returns is known only then.
+func (r *rig) settled() {
+	r.Helper()
+	ctx, next := r.request("next")
+	defer next.End()
+	_, _, target := r.dialed(ctx, "next")
+	tcptest.WaitUntil(r, "the next dial to be told", func() bool {
+		r.clock.Advance(time.Second) // the loop may have passed right before
+		return len(r.named("socket connect "+target)) > 0
+	})
+}
+
 // collected returns everything that metrics say now, by name.
 func (r *rig) collected() map[string]metricdata.Metrics {
 	r.Helper()

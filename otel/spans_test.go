@@ -93,6 +93,7 @@ func TestAFindingIsATraceOfItsOwnLinkedToDialAndLastUse(t *testing.T) {
 	dialing.End()
 	r.clock.Advance(2 * time.Second)
 	connect := r.span("socket connect " + target)
+	r.settled()
 	useCtx, using := r.request("charge")
 	done := conn.(*tcpstate.Conn).Watch().Use(useCtx, tcpstate.Use{Method: "GET", Name: "/charge"})
 	defer done()
@@ -132,6 +133,7 @@ func TestAFindingIsATraceOfItsOwnLinkedToDialAndLastUse(t *testing.T) {
 	id := using.SpanContext().TraceID().String()
 	f := r.tracker.Findings()[0]
 	require.Empty(t, f.Tokens, "tokens are those of the observer that asks")
+	r.finish() // the record comes after the span
 	require.Len(t, r.logs.all(), 1)
 	require.Equal(t, id, r.logs.all()[0].sc.TraceID().String())
 }

@@ -117,7 +117,7 @@ func writeProgram(t *testing.T) (app string) {
 	for name, text := range program {
 		write(name, text)
 	}
-	sources, err := filepath.Glob("*.go")
+	sources, err := filepath.Glob("*.[gs]*")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,42 @@ var stacks = newTable(maxStacks)
 // function that calls Capture, with skip 1 the caller of that one.
 //
 // A stack that was seen before costs no allocation and takes no lock.
+//
+//go:noinline
 func Capture(skip int) ID {
+	if !canWalk {
+		return capture(skip + 1)
+	}
+	var key [maxWalk]uintptr
+	n, whole := walk(&key)
+	if !whole {
+		return capture(skip + 1)
+	}
+	h := hashPCs(key[:n])
+	s := shortcuts.find(h, key[:n], skip)
+	if s != nil && s.id != 0 && !checking {
+		return s.id
+	}
+	id := capture(skip + 1)
+	switch {
+	case s == nil:
+		shortcuts.add(h, key[:n], skip, id)
+	case s.id != 0 && s.id != id:
+		panic("sites: a shortcut leads to another stack")
+	}
+	return id
+}
+
+var checking bool
+
+// CheckShortcuts is for the init function of packages that only tests import:
+// every stack is then unwound, and Capture panics if that leads to another one.
+func CheckShortcuts() { checking = true }
+
+// capture is Capture by the tables of the compiler.
+//
+//go:noinline
+func capture(skip int) ID {
 	var pcs [maxDepth]uintptr
 	n := runtime.Callers(skip+2, pcs[:])
 	if n == 0 {

@@ -1,11 +1,14 @@
 package tcptest
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/tcpstate/tcpstate-go/internal/sites"
 )
 
 // Main is the body of a TestMain that also fails when the tests leave
@@ -13,12 +16,17 @@ import (
 //
 //	func TestMain(m *testing.M) { tcptest.Main(m) }
 //
-// It waits up to [Deadline] for those that are about to end.
+// It waits up to [Deadline] for those that are about to end. Unless benchmarks
+// are run, every call stack that is remembered is found by both ways there are.
 func Main(m *testing.M) {
 	before, err := openFDs()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "tcptest:", err)
 		os.Exit(1)
+	}
+	flag.Parse()
+	if flag.Lookup("test.bench").Value.String() == "" {
+		sites.CheckShortcuts()
 	}
 	code := m.Run()
 	if code == 0 {
