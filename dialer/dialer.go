@@ -77,6 +77,9 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if hooks.Control {
 		hook(&nd)
 	}
+	if !nd.MultipathTCP() {
+		dialing.SinglePath()
+	}
 	if to == destinationAddress {
 		nd.FallbackDelay = -1 // there is no other family to fall back to: net need not sort
 	}

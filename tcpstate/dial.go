@@ -40,6 +40,7 @@ type dialFields struct {
 	tried    int // attempts, first included
 	dns      *lookup
 	over     bool
+	plain    bool // it is not for MPTCP
 	kept     bool // its context may be used when it is over
 	awaited  bool // the loop wants to know of the end
 	starving bool // failed before the second family of addresses was tried

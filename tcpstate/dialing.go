@@ -137,6 +137,15 @@ var canceled = func() context.Context {
 	return ctx
 }()
 
+// SinglePath notes that the socket is not made for Multipath TCP, so that it
+// need not be asked when it is closed.
+func (h *Dialing) SinglePath() {
+	if d := h.locked(); d != nil {
+		d.plain = true
+		d.mu.Unlock()
+	}
+}
+
 // Trying notes that the dial tries an address, "host:port". ctx is that of the
 // try, which may have a deadline of its own. c is the socket, where it is known:
 // then the kernel can be asked how far it has come, else only time tells. A
@@ -351,8 +360,15 @@ func (t *Tracker) tellSoon(push func(*subscriber)) {
 	t.kickLocked(youngDelay)
 }
 
+// synTimeout is when a SYN is sent again for the first time, less some time
+// that the clock may be slow (TCP_TIMEOUT_INIT in include/net/tcp.h).
+const synTimeout = time.Second - 100*time.Millisecond
+
 // synRetransmits returns how often the SYN of a fresh connection was sent again.
 func (e *entry) synRetransmits() uint32 {
+	if e.dialTook != 0 && time.Duration(e.dialTook)*time.Microsecond < synTimeout {
+		return 0
+	}
 	s := samplers.Get().(*sampler)
 	defer samplers.Put(s)
 	s.full, s.ask = false, false

@@ -49,7 +49,7 @@ type entry struct {
 	state   State
 	slow    bool // epoll does not watch it: only the sweep sees it
 	audited bool // its settings were looked at
-	plain   bool // it was not made for MPTCP; false: not known
+	plain   bool // it was not made for MPTCP; false: not known. Guarded by mu
 	drained bool // all of the last.in bytes that had come were taken
 
 	role    Role // immutable after Track

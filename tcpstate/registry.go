@@ -60,7 +60,7 @@ func (t *Tracker) add(c *net.TCPConn, o Origin, wrapped bool, d *dial) *entry {
 	if d != nil {
 		e.site, e.tokens, e.born = d.site, d.tokens, d.ended
 		e.dialTook = uint32(min(max(d.ended.Sub(d.start), 0)/time.Microsecond+1, math.MaxUint32))
-		e.dest = d.dest.index
+		e.dest, e.plain = d.dest.index, d.plain
 		if wrapped && !o.Expect.Pooled && !o.Expect.LongLived {
 			e.ctxDone = d.ctx.Done()
 		}

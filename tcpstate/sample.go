@@ -172,12 +172,7 @@ func (s *sampler) control(fd uintptr) {
 		p.gaveUp = s.gaveUp(fd)
 	}
 	if s.full && s.sample.ok {
-		if in, out, err := t.seam.queues(fd); err == nil {
-			s.sample.recvQueue, s.sample.sendQueue = int32(in), int32(out)
-			if p := &s.sample; p.lacks(notSentEnd) && p.unacked == 0 {
-				p.notSent = uint32(max(out, 0))
-			}
-		}
+		s.askQueues(fd)
 	}
 	if s.ask || s.flags&epoll.ReadHup != 0 {
 		s.askMPTCP(fd)
@@ -185,6 +180,45 @@ func (s *sampler) control(fd uintptr) {
 	if s.last {
 		s.lastLook(fd)
 	}
+}
+
+// askQueues asks how much waits in the socket, before a Close only for what is
+// not known. TCP_INFO shows one path of an MPTCP socket, whose send queue hardly
+// matters then. Its receive queue tells of the peer's DATA_FIN.
+func (s *sampler) askQueues(fd uintptr) {
+	p, seam := &s.sample, s.entry.t.seam
+	if s.last && p.allSent() {
+		if s.entry.plain && s.entry.readAll(p) {
+			return
+		}
+		if in, err := seam.unread(fd); err == nil {
+			p.recvQueue = int32(in)
+		}
+		return
+	}
+	in, out, err := seam.queues(fd)
+	if err != nil {
+		return
+	}
+	p.recvQueue, p.sendQueue = int32(in), int32(out)
+	if p.lacks(notSentEnd) && p.unacked == 0 {
+		p.notSent = uint32(max(out, 0))
+	}
+}
+
+// allSent reports whether the send queue is known to be empty. In a socket that
+// is dead the counters are not those of the queue.
+func (s *sample) allSent() bool {
+	return s.state != Closed && !s.lacks(notSentEnd) && s.unacked == 0 && s.notSent == 0
+}
+
+// readAll reports whether the receive queue is known to be empty: nothing has
+// come, or the end of it was read.
+func (e *entry) readAll(s *sample) bool {
+	if s.bytesReceived == 0 && !s.lacks(bytesEnd) {
+		return true
+	}
+	return e.readEpoch.Load() == markEOF && e.flags.Load()&flagCloseRead == 0
 }
 
 // waiting is what unread asks of the kernel.
