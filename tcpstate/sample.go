@@ -268,7 +268,7 @@ func (s *sampler) askMPTCP(fd uintptr) {
 // lastLook is for what is to be known or done before a close.
 func (s *sampler) lastLook(fd uintptr) {
 	p := &s.sample
-	if p.recvQueue > 0 && s.entry.flags.Load()&flagCloseRead == 0 {
+	if p.recvQueue > 0 && !s.entry.plain && s.entry.flags.Load()&flagCloseRead == 0 {
 		s.askMPTCP(fd)
 		p.correct(history{fin: p.countsFIN})
 	}

@@ -21,7 +21,7 @@ var (
 	// Read takes one atomic store, and allocates nothing.
 	Read = Cost{Time: time(3), Allocs: allocs(0)}
 	// A connection is an entry, its wrapper and its cleanup.
-	DialClose   = Cost{Time: time(6_000), Allocs: today(11, allocs(6)), Bytes: bytes(450)}
+	DialClose   = Cost{Time: time(6_000), Allocs: today(8, allocs(6)), Bytes: bytes(450)}
 	AcceptClose = Cost{Time: time(6_000), Allocs: allocs(6), Bytes: bytes(450)}
 	// A request is a context, a trace and a record in one piece, and a body.
 	WarmHTTP = Cost{Time: time(1_500), Allocs: allocs(4)}
@@ -44,10 +44,11 @@ var (
 	// application, beside a tracker without one: a tenth of accept+close, as much
 	// as a storm may slow down others.
 	SlowObserver = row.Budget{Of: Time, Limit: 6_000, Unit: row.Nanoseconds, More: true}
-	// DialCalls and AcceptCalls are system calls by connection, beyond plain: what
-	// Close saves of it, which are three, and how often a dial sent its SYN.
-	DialCalls   = row.Budget{Of: "calls", Limit: 4, More: true, Exact: true, Round: true}
-	AcceptCalls = row.Budget{Of: "calls", Limit: 3, More: true, Exact: true, Round: true}
+	// DialCalls and AcceptCalls are system calls by connection, beyond plain: the
+	// TCP_INFO that Close saves and, where the socket may be of MPTCP, whether
+	// something is left to be read.
+	DialCalls   = row.Budget{Of: "calls", Limit: 1, More: true, Exact: true, Round: true}
+	AcceptCalls = row.Budget{Of: "calls", Limit: 2, More: true, Exact: true, Round: true}
 	// Calls are system calls that move data and are made either by plain
 	// connections or by ours, but not by both.
 	Calls = row.Budget{Of: "unlike plain", Limit: 0, Exact: true, Unit: "calls"}
