@@ -140,23 +140,32 @@ func (x *exchange) gotConn(info httptrace.GotConnInfo) {
 }
 
 // attach says that c serves the use, and reports whether c was agreed to be one
-// of HTTP/2. What net/http mostly has is found without the allocation of
-// Tracker.Of.
+// of HTTP/2. Where our connection is, or lies below, c, it is found without the
+// allocation of Tracker.Of.
 func (x *exchange) attach(c net.Conn) (h2 bool) {
-	below := c
 	if tc, ok := c.(*tls.Conn); ok {
-		below = tc.NetConn()
 		if h2 = tc.ConnectionState().NegotiatedProtocol == "h2"; h2 {
 			x.use.Shared()
 		}
 	}
-	if conn, ok := below.(*tcpstate.Conn); ok {
-		x.use.Attach(conn.Watch())
-	} else {
-		x.use.Attach(x.pool.tracker.Of(c))
+	below := c
+	for range maxUnwrap {
+		switch v := below.(type) {
+		case *tcpstate.Conn:
+			x.use.Attach(v.Watch())
+			return h2
+		case interface{ NetConn() net.Conn }:
+			below = v.NetConn()
+		default:
+			x.use.Attach(x.pool.tracker.Of(c))
+			return h2
+		}
 	}
 	return h2
 }
+
+// maxUnwrap bounds the walk down NetConn methods, which may be a circle.
+const maxUnwrap = 16
 
 // queue counts the request among those that wait for a connection of their
 // host, until it has one or net/http dials for it.

@@ -6,7 +6,8 @@
 // Batches are warm, as programs are: a quarter of a batch comes before each, so
 // that the caches of the processor are its own again, and no collection is
 // forced, which would empty every sync.Pool. Collections that come by themselves
-// hit few batches, and medians forget these, too. What a variant's garbage costs
+// hit few batches, because the heap is as large as that of a program, and medians
+// forget these, too. What a variant's garbage costs
 // is therefore measured apart, by Set.Collect: the processor time of a
 // collection after many operations. It does not say how much sooner the next
 // collection comes; that goes by the bytes of each operation, and costs what
@@ -73,6 +74,10 @@ func New(cfg Config, variants ...Variant) *Set {
 	return &Set{cfg: cfg, variants: variants, batches: make([][]batch, len(variants))}
 }
 
+// heapSize is what there is to collect garbage beside, as far as the collector
+// knows: nobody writes to it, and there is nothing in it to be marked.
+const heapSize = 64 << 20
+
 // Run makes rounds until the time is up, but at least as many as configured.
 // Calling it again adds rounds to those that there are.
 func (s *Set) Run(ctx context.Context) error {
@@ -83,6 +88,8 @@ func (s *Set) Run(ctx context.Context) error {
 			}
 		}
 	}
+	heap := make([]byte, heapSize)
+	defer runtime.KeepAlive(heap)
 	end := time.Now().Add(s.cfg.Time)
 	for n := 0; n < s.cfg.Rounds || time.Now().Before(end); n++ {
 		if err := s.round(ctx); err != nil {
