@@ -123,7 +123,7 @@ func warmHTTP(ctx context.Context, e *row.Env) (row.Result, error) {
 // goroutine, and whether that wakes up another thread is a matter of luck.
 func httpAlone(ctx context.Context, e *row.Env) (row.Result, error) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	return requests(ctx, e, spec{row: "http alone", batch: 200, allocs: 500, cost: budget.WarmHTTP}, newFromMemory)
+	return requests(ctx, e, spec{row: "http alone", batch: 1000, allocs: 500, cost: budget.WarmHTTP}, newFromMemory)
 }
 
 func requests(ctx context.Context, e *row.Env, s spec, over func(net.Conn) net.Conn) (row.Result, error) {

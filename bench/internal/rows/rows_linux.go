@@ -14,7 +14,7 @@ var All = []row.Row{
 	{Name: "accept+close", What: "an accepted connection, and Close; the client's dial is in all columns", Run: acceptClose},
 	{Name: "tls handshake", What: "dial, full TLS handshake over loopback, Close; both ends in one process", Run: tlsHandshake},
 	{Name: "http", What: "a warm request over loopback, attributed to its line, to the simplest of servers", Run: warmHTTP},
-	{Name: "http alone", What: "the same over a connection that answers from memory: net/http and what is ours", Run: httpAlone},
+	{Name: "http alone", What: "the same on one processor, over a connection that answers from memory: net/http and ours", Run: httpAlone},
 	{Name: "http server", What: "a warm request over loopback to a server that attributes it to its connection", Run: servedHTTP},
 	{Name: "heap", What: "live heap by connection, and what is left of it after Close", Run: heapPerConn},
 	{Name: "finding to span", What: "from the tracker's word of a finding to the exporter's", Run: findingToSpan},
