@@ -2,9 +2,9 @@
 //
 // A connection is born, borrowed and closed far more often than it is
 // reported. So the call stack is taken as bare program counters and interned:
-// the hot path pays for the unwinding and for one lookup, keeps four bytes,
-// and allocates nothing. Names, files and the question of whose code it is
-// wait until a report asks.
+// the hot path keeps four bytes and allocates nothing. Names, files and the
+// question of whose code it is wait until a report asks. A stack that was seen
+// before is recognised by its frame pointers, and not unwound again.
 //
 // Interned stacks are never freed. The number of distinct stacks a program can
 // produce is a property of its code, not of its load, and a table that only
