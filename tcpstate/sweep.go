@@ -38,7 +38,7 @@ func (t *Tracker) lookAtSuspects(now int64, most time.Duration) {
 // sweepOn looks at the next part of all connections, for no longer than most.
 func (t *Tracker) sweepOn(now int64, most time.Duration) {
 	j, a := &t.judge, &t.judge.agenda
-	start := time.Now()
+	start, looks := time.Now(), 0
 	if a.left == 0 {
 		t.mu.Lock()
 		a.left = len(t.slots)
@@ -48,6 +48,7 @@ func (t *Tracker) sweepOn(now int64, most time.Duration) {
 	}
 	for a.left > 0 {
 		batch, n, slow := t.nextBatch()
+		looks += n
 		for _, e := range batch[:n] {
 			if slow && e.slow {
 				t.arm(e) // there may be room by now
@@ -72,7 +73,7 @@ func (t *Tracker) sweepOn(now int64, most time.Duration) {
 	}
 	t.count.sweeps.Add(1)
 	t.lookAtAddresses(now)
-	j.process.at = now
+	j.process.swept(now, looks)
 	t.count.sweepNanos.Add(int64(j.sweepWork))
 	if a.interval == off {
 		a.sweep = after(now, off)
