@@ -25,7 +25,9 @@ func idler(d *docket) (e *entry, info []byte) {
 	e.flags.Store(flagWrapped)
 	e.readEpoch.Store(1)
 	e.last, e.drained, e.plain = traffic{in: 40, out: 30}, true, true
+	e.born = d.tr.seam.now().Add(-time.Hour)
 	info = make([]byte, 248)
+	binary.NativeEndian.PutUint32(info[16:], 1460)
 	info[0] = byte(Established)
 	for off, ms := range map[int]uint32{44: 1100, 52: 1000, 56: 1000} {
 		binary.NativeEndian.PutUint32(info[off:], ms)
@@ -69,10 +71,26 @@ func TestAGlancePassesOverOnlyWhatALookLeavesAsItIs(t *testing.T) {
 		func(e *entry) { e.last = traffic{} }, func(e *entry) { e.state = SynSent }, func(e *entry) { e.ctxDone = done },
 		func(e *entry) { e.readEpoch.Store(0) }, func(e *entry) { e.copying.Store(1) }, func(e *entry) { e.audited = true },
 		func(e *entry) { e.readErr = readReset }, func(e *entry) { e.listener = &Listening{watch: listenWatch{}} },
-		func(e *entry) { e.uses = &Usage{e: e, begun: 1} }, func(e *entry) { e.useCount = 7 },
+		func(e *entry) { e.uses = &Usage{e: e, begun: 1, until: 2} }, func(e *entry) { e.useCount = 7 },
 		flags(flagRequests), flags(flagSilent), flags(flagCloseWrite), flags(flagPaired),
 		expects(Expect{Heartbeat: time.Second}), expects(Expect{Silence: time.Second}), expects(Expect{Pooled: true}), expects(Expect{LongLived: true}),
 	}
+	nothing := func(e *entry) { // it has neither sent nor heard anything
+		put64(128, 0)(e)
+		put64(200, 0)(e)
+		e.last = traffic{}
+	}
+	changes = append(changes, nothing, nothing, func(e *entry) {
+		nothing(e)
+		e.listener = &Listening{watch: listenWatch{}}
+	}, func(e *entry) { // a request that nobody has read
+		put64(200, 0)(e)
+		e.last.out, e.role = 0, Server
+		e.readEpoch.Store(0)
+	}, func(e *entry) { // the peer's window is closed
+		put32(144, 9)(e)
+		put32(windowEnd-4, 0)(e)
+	})
 	quiet := 0
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for range 40_000 {
@@ -125,6 +143,19 @@ func TestAnIdleConnectionIsGlancedAt(t *testing.T) {
 	require.NoError(t, e.glance(s))
 	require.False(t, s.quiet)
 	require.Equal(t, CloseWait, s.sample.state)
+
+	// A pool may have to be asked, or the peer.
+	info[0] = byte(Established)
+	e.lent.Store(new(lent))
+	require.NoError(t, e.glance(s))
+	require.False(t, s.quiet)
+	e.lent.Store(nil)
+	e.expect.Store(&Expect{Pooled: true})
+	require.NoError(t, e.glance(s))
+	require.True(t, s.quiet)
+	d.tr.cfg.Store(newSettings(Config{ProbePooled: 2 * time.Second}))
+	require.NoError(t, e.glance(s))
+	require.False(t, s.quiet)
 
 	e.raw = nil
 	require.Error(t, e.glance(s))
