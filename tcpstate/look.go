@@ -141,6 +141,12 @@ func (e *entry) sampled(s *sampler, o *observation) error {
 	if err := s.take(e, false); err != nil {
 		return err
 	}
+	e.observedLocked(s, o)
+	return nil
+}
+
+// observedLocked fills o, which is zero, beside a sample that was just taken.
+func (e *entry) observedLocked(s *sampler, o *observation) {
 	o.readErr, o.watched, o.using, o.uses = e.readErr, e.armed || s.poll, e.uses != nil, e.useCount
 	o.expect = e.expectationLocked()
 	o.wait = e.waitLocked(&o.expect)
@@ -150,7 +156,6 @@ func (e *entry) sampled(s *sampler, o *observation) error {
 			o.behalf, o.down = u, u.down
 		}
 	}
-	return nil
 }
 
 // again samples e once more, with its queues and what they count.

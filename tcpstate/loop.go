@@ -248,7 +248,7 @@ func (t *Tracker) pass(evs []epoll.Event) (wait time.Duration) {
 	}
 	suspects, sweep := a.suspects != 0 && now >= a.suspects, now >= a.sweep
 	most := tickBudget
-	if suspects && sweep {
+	if chore := j.process.at != 0 && now >= j.process.at; sweep && (suspects || chore) {
 		most /= 2
 	}
 	if suspects {

@@ -17,6 +17,9 @@ type processChore struct {
 	files  openFilesSeen
 	thing  *thing // nil: never was in need
 	looked bool
+
+	counting *holderCount // goes on at the next run; nil: none is under way
+	verdict  verdict      // that waits for it
 }
 
 // openFilesSeen is what a look at the open files found.
@@ -43,8 +46,47 @@ const (
 
 func (c *processChore) next() int64 { return c.at }
 
+// fewLooks are so few that a tick has time for something else.
+const fewLooks = 256
+
+// swept is called when a sweep has ended, after so many looks in this tick.
+func (c *processChore) swept(now int64, looks int) {
+	if looks > fewLooks {
+		now += int64(busyDelay) // a tick of its own: it may take half a millisecond
+	}
+	if c.at == 0 || now < c.at { // sweeps may end more often than that
+		c.at = now
+	}
+}
+
 func (c *processChore) run(t *Tracker, now int64) {
 	c.at = 0
+	if c.counting == nil {
+		c.look(t, now)
+	}
+	if c.counting != nil {
+		if !c.counting.step(t) {
+			c.at = now + int64(busyDelay)
+			return
+		}
+		c.files.conns, c.files.top = c.counting.result(c.files.hide)
+		c.counting = nil
+	}
+	v := c.verdict
+	if v.kind != "" && (c.thing == nil || c.thing.finding == nil) {
+		c.thing = &thing{kind: SubjectProcess, facts: c.describe}
+		if top := c.files.top; len(top) > 0 {
+			c.thing.site, c.thing.siteRole = top[0].site, top[0].role
+		}
+	}
+	if c.thing != nil {
+		c.thing.judge(t, v, now)
+	}
+}
+
+// look compares the open files with their limit, and begins to count who holds
+// them where that matters.
+func (c *processChore) look(t *Tracker, now int64) {
 	limit, used := t.seam.openFiles()
 	fs := &c.files
 	if c.looked = true; limit <= 0 || used <= 0 {
@@ -57,20 +99,10 @@ func (c *processChore) run(t *Tracker, now int64) {
 	same := used == fs.used && slices.Equal(fs.hide, t.judge.hide)
 	fs.limit, fs.used = limit, used
 	open := c.thing != nil && c.thing.finding != nil
-	v := fs.verdict(open, now)
-	if v.kind != "" {
-		if !open || !same {
-			fs.count(t) // of all connections, which takes a millisecond where there are many
-		}
-		if !open {
-			c.thing = &thing{kind: SubjectProcess, facts: c.describe}
-			if len(fs.top) > 0 {
-				c.thing.site, c.thing.siteRole = fs.top[0].site, fs.top[0].role
-			}
-		}
-	}
-	if c.thing != nil {
-		c.thing.judge(t, v, now)
+	c.verdict = fs.verdict(open, now)
+	if c.verdict.kind != "" && (!open || !same) {
+		fs.hide = t.judge.hide
+		c.counting = &holderCount{std: make(map[sites.ID]bool), stacks: make(map[fileHolder]int)}
 	}
 }
 
@@ -86,48 +118,73 @@ func (fs *openFilesSeen) verdict(tight bool, now int64) verdict {
 	return verdict{kind: KindFDsPressure, since: now}
 }
 
-// count finds the lines that hold the most connections. A connection that the
-// standard library made on a goroutine of its own counts for the line that
-// uses it, or used it last.
-func (fs *openFilesSeen) count(t *Tracker) {
-	fs.hide = t.judge.hide
+// holderCount counts the connections that lines of code hold open, a part of
+// them in each tick: of many that takes longer than a tick may.
+type holderCount struct {
+	cursor int // in Tracker.slots
+	conns  int
+	std    map[sites.ID]bool // whether a site is the standard library's
+	stacks map[fileHolder]int
+	batch  []*entry
+}
+
+// countPart is how many connections are counted in one tick, in half a
+// millisecond: their memory is cold.
+const countPart = 4000
+
+// step counts the next part. It reports whether that was the last one.
+func (c *holderCount) step(t *Tracker) (done bool) {
 	t.mu.Lock()
-	all := make([]*entry, 0, t.live)
-	for i := range t.slots {
+	c.batch = c.batch[:0]
+	end := min(c.cursor+countPart, len(t.slots))
+	for i := c.cursor; i < end; i++ {
 		if e := t.slots[i].e; e != nil {
-			all = append(all, e)
+			c.batch = append(c.batch, e)
 		}
 	}
+	c.cursor, done = max(c.cursor, end), end == len(t.slots)
 	t.mu.Unlock()
-	std := make(map[sites.ID]bool)
-	stacks := make(map[fileHolder]int)
-	for _, e := range all {
-		h := fileHolder{site: e.site, role: e.bornBy()}
-		foreign, known := std[h.site]
-		if !known {
-			frames := h.site.Owner(fs.hide)
-			foreign = len(frames) == 0 || frames[0].IsStd()
-			std[h.site] = foreign
-		}
-		if foreign {
-			if id := e.someUse(); id != 0 {
-				h = fileHolder{site: id, role: "use"}
-			}
-		}
-		stacks[h]++
+	for _, e := range c.batch {
+		c.add(e, t.judge.process.files.hide)
 	}
+	c.conns += len(c.batch)
+	clear(c.batch)
+	return done
+}
+
+// add counts e. A connection that the standard library made on a goroutine of
+// its own counts for the line that uses it, or used it last.
+func (c *holderCount) add(e *entry, hide []string) {
+	h := fileHolder{site: e.site, role: e.bornBy()}
+	foreign, known := c.std[h.site]
+	if !known {
+		frames := h.site.Owner(hide)
+		foreign = len(frames) == 0 || frames[0].IsStd()
+		c.std[h.site] = foreign
+	}
+	if foreign {
+		if id := e.someUse(); id != 0 {
+			h = fileHolder{site: id, role: "use"}
+		}
+	}
+	c.stacks[h]++
+}
+
+// result returns how many connections there are, and the lines that hold the
+// most.
+func (c *holderCount) result(hide []string) (conns int, top []fileHolder) {
 	lines := make(map[uint64]fileHolder) // many stacks have one line in common
-	for h, n := range stacks {
-		if key := h.site.OwnerKey(fs.hide); key != 0 {
+	for h, n := range c.stacks {
+		if key := h.site.OwnerKey(hide); key != 0 {
 			h.conns = n + lines[key].conns
 			lines[key] = h
 		}
 	}
-	fs.conns, fs.top = len(all), slices.Collect(maps.Values(lines))
-	slices.SortFunc(fs.top, func(a, b fileHolder) int {
+	top = slices.Collect(maps.Values(lines))
+	slices.SortFunc(top, func(a, b fileHolder) int {
 		return cmp.Or(b.conns-a.conns, cmp.Compare(a.site, b.site))
 	})
-	fs.top = slices.Clone(fs.top[:min(len(fs.top), 3)])
+	return c.conns, slices.Clone(top[:min(len(top), 3)])
 }
 
 // someUse returns the line that uses e, or used it last; 0: none is known.

@@ -112,3 +112,46 @@ func TestGrowthOfOpenFilesBeginsAnewWithTheLimit(t *testing.T) {
 	require.Len(t, fs, 1)
 	require.NotContains(t, fs[0].Summary, "grows")
 }
+
+// Of many connections a tick counts a part, and the finding waits for all.
+func TestWhoHoldsFilesIsCountedInParts(t *testing.T) {
+	d := newDocket(t, Config{})
+	e := d.entry("payments", line(10))
+	d.tr.mu.Lock()
+	for range 2*countPart + 1 {
+		d.tr.slots = append(d.tr.slots, slot{e: e})
+	}
+	d.tr.mu.Unlock()
+	t.Cleanup(func() {
+		d.tr.mu.Lock()
+		defer d.tr.mu.Unlock()
+		d.tr.slots = nil
+	})
+	c := &d.tr.judge.process
+	d.tr.seam.openFiles = func() (int, int) { return 1000, 950 }
+	c.at = d.tr.now()
+	for parts := 1; c.next() != 0; parts++ {
+		require.LessOrEqual(t, parts, 3)
+		require.Empty(t, d.tr.Findings())
+		d.pass(busyDelay, func(now int64) {
+			require.GreaterOrEqual(t, now, c.next())
+			c.run(d.tr, now)
+		})
+	}
+	require.Len(t, d.tr.Findings(), 1)
+	require.Equal(t, 2*countPart+1, c.files.conns)
+	require.Equal(t, 2*countPart+1, c.files.top[0].conns)
+}
+
+// A sweep that took its share of a tick leaves the open files to another, and
+// no series of such sweeps puts it off for ever.
+func TestOpenFilesWaitForATickWithTime(t *testing.T) {
+	var c processChore
+	c.swept(1, fewLooks)
+	require.EqualValues(t, 1, c.next())
+	c = processChore{}
+	c.swept(1, fewLooks+1)
+	require.EqualValues(t, 1+busyDelay, c.next())
+	c.swept(1000, fewLooks+1)
+	require.EqualValues(t, 1+busyDelay, c.next())
+}

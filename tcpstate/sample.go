@@ -126,15 +126,16 @@ type sampler struct {
 	entry  *entry
 	seen   observation // by look
 	plain  bool        // unread has found that it was not made for MPTCP
+	quiet  bool        // glance has found that nothing has happened
 	buf    [tcpinfo.MaxSize]byte
 
-	// The methods control and waiting.
-	fn, countUnread func(fd uintptr)
+	// The methods control and waiting, and what glance does.
+	fn, countUnread, glanced func(fd uintptr)
 }
 
 var samplers = sync.Pool{New: func() any {
 	s := new(sampler)
-	s.fn, s.countUnread = s.control, s.waiting
+	s.fn, s.countUnread, s.glanced = s.control, s.waiting, s.glancer()
 	return s
 }}
 
@@ -162,7 +163,14 @@ func (s *sampler) control(fd uintptr) {
 	if s.poll {
 		s.flags = epoll.Peek(fd)
 	}
-	if s.n, s.err = t.seam.info(fd, s.buf[:]); s.err == nil {
+	s.n, s.err = t.seam.info(fd, s.buf[:])
+	s.informed(fd)
+}
+
+// informed is control with TCP_INFO, which was asked for.
+func (s *sampler) informed(fd uintptr) {
+	t := s.entry.t
+	if s.err == nil {
 		s.sample.parse(s.buf[:s.n])
 		if !s.sample.ok {
 			s.err = errShortInfo

@@ -7,7 +7,7 @@ import (
 
 // sweepBatch is how many connections are looked at between two looks at the
 // clock, and at t.mu.
-const sweepBatch = 8
+const sweepBatch = 16
 
 // lookAtSuspects looks at those that are due, for no longer than most.
 func (t *Tracker) lookAtSuspects(now int64, most time.Duration) {
@@ -38,7 +38,7 @@ func (t *Tracker) lookAtSuspects(now int64, most time.Duration) {
 // sweepOn looks at the next part of all connections, for no longer than most.
 func (t *Tracker) sweepOn(now int64, most time.Duration) {
 	j, a := &t.judge, &t.judge.agenda
-	start := time.Now()
+	start, looks := time.Now(), 0
 	if a.left == 0 {
 		t.mu.Lock()
 		a.left = len(t.slots)
@@ -47,12 +47,19 @@ func (t *Tracker) sweepOn(now int64, most time.Duration) {
 		j.sweepStart, j.sweepWork = now, 0
 	}
 	for a.left > 0 {
-		batch, n := t.nextBatch()
+		batch, n, slow := t.nextBatch()
+		looks += n
 		for _, e := range batch[:n] {
-			if e.slow {
+			if slow && e.slow {
 				t.arm(e) // there may be room by now
 			}
-			t.look(e, now, 0)
+			if e.slow || e.sus != nil {
+				t.look(e, now, 0)
+			} else if err := e.glance(j.sampler); err != nil || !j.sampler.quiet {
+				t.lookOn(e, now, err)
+			} else if f := t.seam.looked; f != nil {
+				f(e.id, 0)
+			}
 			j.paths.note(e)
 		}
 		if time.Since(start) >= most {
@@ -66,7 +73,7 @@ func (t *Tracker) sweepOn(now int64, most time.Duration) {
 	}
 	t.count.sweeps.Add(1)
 	t.lookAtAddresses(now)
-	j.process.at = now
+	j.process.swept(now, looks)
 	t.count.sweepNanos.Add(int64(j.sweepWork))
 	if a.interval == off {
 		a.sweep = after(now, off)
@@ -81,7 +88,7 @@ func (t *Tracker) sweepOn(now int64, most time.Duration) {
 // or a suspect.
 // That it touches all of them at once is for the processor, which then waits for
 // several entries' memory in one go.
-func (t *Tracker) nextBatch() (batch [sweepBatch]*entry, n int) {
+func (t *Tracker) nextBatch() (batch [sweepBatch]*entry, n int, slow bool) {
 	a := &t.judge.agenda
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,9 +103,10 @@ func (t *Tracker) nextBatch() (batch [sweepBatch]*entry, n int) {
 		if e != nil && e.youngAt == 0 && (e.sus == nil || !e.sus.queued) {
 			batch[n] = e
 			n++
+			slow = slow || e.slow
 		}
 	}
-	return batch, n
+	return batch, n, slow
 }
 
 // budget returns a function that reports whether a tick's work is done.
