@@ -169,7 +169,6 @@ func (s *sampler) control(fd uintptr) {
 
 // informed is control with TCP_INFO, which was asked for.
 func (s *sampler) informed(fd uintptr) {
-	t := s.entry.t
 	if s.err == nil {
 		s.sample.parse(s.buf[:s.n])
 		if !s.sample.ok {
