@@ -64,7 +64,7 @@ func (t *Tracker) lookOn(e *entry, now int64, err error) {
 // at the offsets that parse knows. When in doubt it says no. It is called by the
 // loop, which holds mu, for e that is no suspect and is watched by epoll.
 func (e *entry) quiet(b []byte) bool {
-	if len(b) < windowEnd+4 || e.state != Established || State(b[0]) != Established {
+	if len(b) < windowEnd || e.state != Established || State(b[0]) != Established {
 		return false
 	}
 	if b[2]|b[3] != 0 || u32At(b, 144) != 0 || u32At(b, 100) != e.last.retransmits {
