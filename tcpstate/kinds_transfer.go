@@ -48,7 +48,7 @@ var peerKinds = []kindRow{{
 			"a middlebox forgot the connection while it was idle",
 		},
 		Fix:     "let the pool drop it; keepalive below the idle limit of the path keeps such connections alive",
-		Default: "two lost probes",
+		Default: "two lost probes; not over loopback",
 		Checks:  []string{checkPeer, checkDump},
 	},
 	say:         (*story).deadProbes,
