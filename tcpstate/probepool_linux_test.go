@@ -14,6 +14,7 @@ func probing(c *tcpstate.Config) { c.ProbePooled = 2 * time.Second }
 
 func TestAPooledConnectionWhosePeerIsGoneIsFoundByAProbe(t *testing.T) {
 	l := newLive(t, probing)
+	tcpstate.SetSeam(l.tr, tcpstate.Seam{Far: true})
 	client, server := l.dialed(tcpstate.Expect{Pooled: true})
 	healthy, _ := l.dialed(tcpstate.Expect{Pooled: true})
 	for _, c := range []*tcpstate.Conn{client, healthy} {

@@ -138,6 +138,7 @@ func TestAShortOutageIsNotReported(t *testing.T) {
 
 func TestAnIdlePeerThatIsGone(t *testing.T) {
 	l := newLive(t)
+	tcpstate.SetSeam(l.tr, tcpstate.Seam{Far: true})
 	client, server := l.dialed(tcpstate.Expect{})
 	healthy, _ := l.dialed(tcpstate.Expect{})
 	for _, c := range []*tcpstate.Conn{client, healthy} {
