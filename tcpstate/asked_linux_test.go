@@ -101,7 +101,7 @@ func TestQuickDialsAreNotAskedForTheirSYNs(t *testing.T) {
 	for took, want := range map[time.Duration]int64{0: 0, 800 * time.Millisecond: 0, time.Second: 1} {
 		tr, clk := clockedTracker(t)
 		var asked atomic.Int64
-		tcpstate.SetSeam(tr, tcpstate.Seam{Asked: func() { asked.Add(1) }})
+		tcpstate.SetSeam(tr, tcpstate.Seam{Asked: func() { asked.Add(1) }, SYNTimeout: tcpstate.SYNTimeout})
 		t.Cleanup(tr.Observe(&tcpstate.Observer{DialDone: func(tcpstate.DialInfo) any { return nil }}))
 		c, _ := tcptest.Pair(t)
 		dialing := tr.BeginDial(context.Background(), "tcp", tcpstate.Origin{})

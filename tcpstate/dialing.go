@@ -360,13 +360,9 @@ func (t *Tracker) tellSoon(push func(*subscriber)) {
 	t.kickLocked(youngDelay)
 }
 
-// synTimeout is when a SYN is sent again for the first time, less some time
-// that the clock may be slow (TCP_TIMEOUT_INIT in include/net/tcp.h).
-const synTimeout = time.Second - 100*time.Millisecond
-
 // synRetransmits returns how often the SYN of a fresh connection was sent again.
 func (e *entry) synRetransmits() uint32 {
-	if e.dialTook != 0 && time.Duration(e.dialTook)*time.Microsecond < synTimeout {
+	if e.dialTook != 0 && time.Duration(e.dialTook)*time.Microsecond < e.t.seam.synTimeout {
 		return 0
 	}
 	s := samplers.Get().(*sampler)

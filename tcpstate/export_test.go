@@ -2,6 +2,7 @@ package tcpstate
 
 import (
 	"net"
+	"time"
 	"unsafe"
 
 	"github.com/tcpstate/tcpstate-go/internal/epoll"
@@ -12,6 +13,9 @@ type Diagnoser = diagnoser
 
 // OpenDiag opens the diagnoser that a tracker without a seam has.
 func OpenDiag() (Diagnoser, error) { return openDiag() }
+
+// SYNTimeout is how long a dial may take that has sent one SYN.
+const SYNTimeout = synTimeout
 
 // MaxClosing is how many closed connections are followed.
 const MaxClosing = maxClosing
@@ -29,8 +33,9 @@ type Seam struct {
 	Diag       func() (Diagnoser, error)
 	Orphans    func() (int, error)
 	Looked     func(id uint64, f epoll.Flags)
-	Asked      func() // called with each system call that asks about a connection
-	NoHooks    error  // of net.Dialer
+	Asked      func()        // called with each system call that asks about a connection
+	SYNTimeout time.Duration // as if the kernel went by the tracker's clock
+	NoHooks    error         // of net.Dialer
 	NoTrace    error
 	NoProc     error // of all that is read from /proc
 	Far        bool  // addresses of loopback are those of other hosts
@@ -76,6 +81,9 @@ func SetSeam(t *Tracker, with Seam) {
 		s.synRetransmits = func() (uint64, error) { return 0, err }
 	}
 	s.dialHooks, s.dialTrace = with.NoHooks, with.NoTrace
+	if with.SYNTimeout != 0 {
+		s.synTimeout = with.SYNTimeout
+	}
 	if with.Far {
 		s.near = func(net.IP) bool { return false }
 	}

@@ -38,6 +38,7 @@ type seam struct {
 	portFacts      func() (portFacts, error)
 	countPorts     func(port uint16, to []netip.Addr, in portFacts) (portCount, time.Duration, error)
 	synRetransmits func() (uint64, error)
+	synTimeout     time.Duration // a dial that took less has sent one SYN
 	countSYNs      func([]*Listening) (map[*Listening]synCount, time.Duration, error)
 	dialHooks      error                          // why net.Dialer has none; nil: it has
 	dialTrace      error                          // the same of httptrace
@@ -59,6 +60,7 @@ func newSeam(clock *testclock.Clock) *seam {
 		portFacts:      readPortFacts,
 		countPorts:     countPorts,
 		synRetransmits: sockdiag.SynRetransmits,
+		synTimeout:     synTimeout,
 		countSYNs:      countSYNs,
 		fakeTime:       faketime.On,
 		near:           net.IP.IsLoopback,
@@ -69,6 +71,7 @@ func newSeam(clock *testclock.Clock) *seam {
 	}
 	if clock != nil {
 		s.now = clock.Now
+		s.synTimeout = 0                            // the kernel has its own time
 		s.near = func(net.IP) bool { return false } // what tests have is loopback
 		s.portFacts = func() (portFacts, error) {
 			p, err := readPortFacts()
@@ -87,6 +90,10 @@ func newSeam(clock *testclock.Clock) *seam {
 	}
 	return s
 }
+
+// synTimeout is when a SYN is sent again for the first time, less some time
+// that the clock may be slow (TCP_TIMEOUT_INIT in include/net/tcp.h).
+const synTimeout = time.Second - 100*time.Millisecond
 
 // keepPace makes a TCP_INFO look as if the kernel went by a clock that is ahead
 // of real time: its ages are those of the clock, and its retransmission timer

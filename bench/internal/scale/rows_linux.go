@@ -222,7 +222,7 @@ func startIdle(ctx context.Context, e *row.Env) (finish func() (row.Result, erro
 	a := idleArgs{
 		Conns:  atMost(row.Pick(e, 200, many, many)),
 		Settle: row.Pick(e, 200*time.Millisecond, 12*time.Second, 20*time.Second), // the first sweep comes after 11 s at most
-		Window: row.Pick(e, time.Second, 20*time.Second, time.Minute), Windows: row.Pick(e, 1, 2, 10),
+		Window: row.Pick(e, time.Second, 16*time.Second, time.Minute), Windows: row.Pick(e, 1, 2, 10),
 	}
 	if err := tell(p, "begin", a); err != nil {
 		p.stop()
