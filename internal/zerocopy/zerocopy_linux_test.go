@@ -148,7 +148,7 @@ func trace(t *testing.T, scenario string, e ends) calls {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	log := filepath.Join(t.TempDir(), "strace")
-	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-o", log, "-e", "signal=none", "-s", "64", "-e",
+	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-yy", "-o", log, "-e", "signal=none", "-s", "64", "-e",
 		"trace=/^(splice|sendfile.*|copy_file_range|p?readv?(64)?|p?writev?(64)?|(send|recv)m?msg|sendto|recvfrom|f?access(at2?)?)$", exe)
 	cmd.WaitDelay = time.Second
 	// The race detector waits a second before a process ends.
@@ -223,7 +223,7 @@ func count(lines *bufio.Scanner, fds map[string]int) (calls, error) {
 		case "copy_file_range":
 			what = end(names, args[0]) + ">" + end(names, args[2])
 		default:
-			if what = names[args[0]]; what == "" {
+			if what = named(names, args[0]); what == "" {
 				continue // standard output, the runtime's eventfd, a peer
 			}
 		}
@@ -236,10 +236,21 @@ func count(lines *bufio.Scanner, fds map[string]int) (calls, error) {
 	return c, lines.Err()
 }
 
+// named returns the name of a descriptor, which strace -yy writes as
+// "7<what it is>". The tracker's own have none: before a connection is accepted
+// or after it is closed, one of them may have its number.
+func named(names map[string]string, arg string) string {
+	fd, what, _ := strings.Cut(arg, "<")
+	if strings.HasPrefix(what, "NETLINK:") || strings.HasPrefix(what, "/proc/") {
+		return ""
+	}
+	return names[fd]
+}
+
 // end names an end of a copy in the kernel. What is no descriptor of the
 // scenario is the pipe that splice needs.
-func end(names map[string]string, fd string) string {
-	if name := names[fd]; name != "" {
+func end(names map[string]string, arg string) string {
+	if name := named(names, arg); name != "" {
 		return name
 	}
 	return "pipe"

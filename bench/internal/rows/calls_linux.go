@@ -136,7 +136,7 @@ func countCalls(ctx context.Context, trace, program, column string) (calls, erro
 	}
 	defer os.RemoveAll(dir)
 	log := filepath.Join(dir, "log")
-	cmd := exec.CommandContext(ctx, "strace", "-f", "-o", log, "-e", "signal=none", "-s", "32", "-e", trace, self)
+	cmd := exec.CommandContext(ctx, "strace", "-f", "-yy", "-o", log, "-e", "signal=none", "-s", "32", "-e", trace, self)
 	child.Prepare(cmd, program+" calls", column)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -159,8 +159,9 @@ func countCalls(ctx context.Context, trace, program, column string) (calls, erro
 	return parseCalls(f, e.moves)
 }
 
-// parseCalls reads what strace -f writes: "pid call(args) = result". A call that
-// another thread interrupts is on two lines. Counted are the calls between the
+// parseCalls reads what strace -f -yy writes: "pid call(args) = result", with what
+// a descriptor is after its number. A call that another thread interrupts is on
+// two lines. Counted are the calls between the
 // marks that succeed and are wanted.
 func parseCalls(log io.Reader, wanted func(call string, args []string) bool) (calls, error) {
 	made, begun := make(calls), make(map[string]string)
@@ -190,7 +191,13 @@ func parseCalls(log io.Reader, wanted func(call string, args []string) bool) (ca
 			continue // nothing to do yet
 		}
 		call = strings.TrimSuffix(call, "64")
-		if wanted(call, strings.Split(rest[:at], ", ")) {
+		args := strings.Split(rest[:at], ", ")
+		fd, what, _ := strings.Cut(args[0], "<")
+		if strings.HasPrefix(what, "NETLINK:") || strings.HasPrefix(what, "/proc/") {
+			continue // the tracker's own, which may get the number of a connection that was closed
+		}
+		args[0] = fd
+		if wanted(call, args) {
 			made[call]++
 		}
 	}
