@@ -37,7 +37,7 @@ type child struct {
 	ends    ends
 	tracker *tcpstate.Tracker
 	dir     string
-	fds     map[string]int // the descriptors that the scenario copies between
+	fds     map[string]string // the descriptors that the scenario copies between, as strace -y writes them
 }
 
 // ends says which ends of a copy are tracked.
@@ -56,7 +56,7 @@ func (e ends) destination() bool { return e != plain && e != toPlain }
 
 // run makes the copy and prints the descriptors it used.
 func run(scenario string, e ends) (err error) {
-	c := &child{ends: e, tracker: new(tcpstate.Tracker), fds: make(map[string]int)}
+	c := &child{ends: e, tracker: new(tcpstate.Tracker), fds: make(map[string]string)}
 	c.tracker.Config.Off = e == trackerOff
 	if c.dir, err = os.MkdirTemp("", "zerocopy"); err != nil {
 		return err
@@ -486,7 +486,11 @@ func (c *child) dialed(name string) (conn, peer net.Conn, err error) {
 
 // note remembers a descriptor under a name.
 func (c *child) note(name string, s syscall.Conn) error {
-	return control(s, func(fd int) error { c.fds[name] = fd; return nil })
+	return control(s, func(fd int) error {
+		what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+		c.fds[name] = fmt.Sprintf("%d<%s>", fd, strings.TrimSuffix(what, " (deleted)"))
+		return err
+	})
 }
 
 func control(s any, f func(fd int) error) error {

@@ -148,7 +148,7 @@ func trace(t *testing.T, scenario string, e ends) calls {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	log := filepath.Join(t.TempDir(), "strace")
-	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-yy", "-o", log, "-e", "signal=none", "-s", "64", "-e",
+	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-y", "-o", log, "-e", "signal=none", "-s", "64", "-e",
 		"trace=/^(splice|sendfile.*|copy_file_range|p?readv?(64)?|p?writev?(64)?|(send|recv)m?msg|sendto|recvfrom|f?access(at2?)?)$", exe)
 	cmd.WaitDelay = time.Second
 	// The race detector waits a second before a process ends.
@@ -157,7 +157,7 @@ func trace(t *testing.T, scenario string, e ends) calls {
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	require.NoError(t, err, "%s", stderr.String())
-	fds := make(map[string]int)
+	fds := make(map[string]string)
 	require.NoError(t, json.Unmarshal(out, &fds), "%s", out)
 	f, err := os.Open(log)
 	require.NoError(t, err)
@@ -173,12 +173,12 @@ var (
 	straceCall = regexp.MustCompile(`^(\w+)\((.*)\) += (-?\d+)`)
 )
 
-// count reads what strace -f writes: a call that another thread's interrupts is
+// count reads what strace -f -y writes: a call that another thread's interrupts is
 // split over two lines.
-func count(lines *bufio.Scanner, fds map[string]int) (calls, error) {
+func count(lines *bufio.Scanner, fds map[string]string) (calls, error) {
 	names := make(map[string]string)
 	for name, fd := range fds {
-		names[strconv.Itoa(fd)] = name
+		names[fd] = name
 	}
 	c := calls{made: make(map[string]int), bytes: make(map[string]int64)}
 	unfinished := make(map[string]string)
@@ -236,15 +236,12 @@ func count(lines *bufio.Scanner, fds map[string]int) (calls, error) {
 	return c, lines.Err()
 }
 
-// named returns the name of a descriptor, which strace -yy writes as
-// "7<what it is>". The tracker's own have none: before a connection is accepted
-// or after it is closed, one of them may have its number.
+// named returns the name of a descriptor, which strace -y writes as "7<what it
+// is>". The number alone would not do: before a connection is accepted and after it
+// is closed, a descriptor of the tracker's own may have it.
 func named(names map[string]string, arg string) string {
-	fd, what, _ := strings.Cut(arg, "<")
-	if strings.HasPrefix(what, "NETLINK:") || strings.HasPrefix(what, "/proc/") {
-		return ""
-	}
-	return names[fd]
+	fd, _, _ := strings.Cut(arg, ">")
+	return names[fd+">"]
 }
 
 // end names an end of a copy in the kernel. What is no descriptor of the

@@ -136,7 +136,7 @@ func countCalls(ctx context.Context, trace, program, column string) (calls, erro
 	}
 	defer os.RemoveAll(dir)
 	log := filepath.Join(dir, "log")
-	cmd := exec.CommandContext(ctx, "strace", "-f", "-yy", "-o", log, "-e", "signal=none", "-s", "32", "-e", trace, self)
+	cmd := exec.CommandContext(ctx, "strace", "-f", "-y", "-o", log, "-e", "signal=none", "-s", "32", "-e", trace, self)
 	child.Prepare(cmd, program+" calls", column)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -159,9 +159,8 @@ func countCalls(ctx context.Context, trace, program, column string) (calls, erro
 	return parseCalls(f, e.moves)
 }
 
-// parseCalls reads what strace -f -yy writes: "pid call(args) = result", with what
-// a descriptor is after its number. A call that another thread interrupts is on
-// two lines. Counted are the calls between the
+// parseCalls reads what strace -f -y writes: "pid call(args) = result". A call that
+// another thread interrupts is on two lines. Counted are the calls between the
 // marks that succeed and are wanted.
 func parseCalls(log io.Reader, wanted func(call string, args []string) bool) (calls, error) {
 	made, begun := make(calls), make(map[string]string)
@@ -191,13 +190,7 @@ func parseCalls(log io.Reader, wanted func(call string, args []string) bool) (ca
 			continue // nothing to do yet
 		}
 		call = strings.TrimSuffix(call, "64")
-		args := strings.Split(rest[:at], ", ")
-		fd, what, _ := strings.Cut(args[0], "<")
-		if strings.HasPrefix(what, "NETLINK:") || strings.HasPrefix(what, "/proc/") {
-			continue // the tracker's own, which may get the number of a connection that was closed
-		}
-		args[0] = fd
-		if wanted(call, args) {
+		if wanted(call, strings.Split(rest[:at], ", ")) {
 			made[call]++
 		}
 	}
@@ -210,7 +203,9 @@ func parseCalls(log io.Reader, wanted func(call string, args []string) bool) (ca
 	return made, nil
 }
 
-// ends are descriptors between which data is moved.
+// ends are descriptors between which data is moved, as strace -y writes them,
+// "7<what it is>": a descriptor of the tracker's own may get the number of a
+// connection that was closed.
 type ends struct{ From, To []string }
 
 // moves reports whether a call moves data from or to e. What the kernel moves by
@@ -311,10 +306,11 @@ func (c *watched) onePiece(ctx context.Context, sink *net.TCPListener) error {
 	}
 	// Wrappers hide the descriptor, but the data can come from and go to nowhere
 	// else.
-	if c.ends.From, err = sockets(); err != nil {
+	all, err := sockets()
+	if err != nil {
 		return err
 	}
-	c.ends.To = c.ends.From
+	c.ends.From, c.ends.To = append(c.ends.From, all...), append(c.ends.To, all...)
 	return c.between(func() error {
 		n, err := io.Copy(dst, src)
 		if err == nil && n != pieceSize {
@@ -399,15 +395,14 @@ func (c *watched) from(s syscall.Conn) error {
 
 // sockets returns the descriptors of this process that are sockets.
 func sockets() ([]string, error) {
-	const dir = "/proc/self/fd"
-	all, err := os.ReadDir(dir)
+	all, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return nil, err
 	}
 	var fds []string
 	for _, f := range all {
-		if what, _ := os.Readlink(filepath.Join(dir, f.Name())); strings.HasPrefix(what, "socket:") {
-			fds = append(fds, f.Name())
+		if fd, _ := shown(f.Name()); strings.Contains(fd, "<socket:") {
+			fds = append(fds, fd)
 		}
 	}
 	return fds, nil
@@ -436,8 +431,14 @@ func descriptor(s syscall.Conn) (fd string, err error) {
 	if err != nil {
 		return "", err
 	}
-	cerr := raw.Control(func(n uintptr) { fd = fmt.Sprint(n) })
-	return fd, cerr
+	cerr := raw.Control(func(n uintptr) { fd, err = shown(fmt.Sprint(n)) })
+	return fd, errors.Join(cerr, err)
+}
+
+// shown returns a descriptor of this process as strace -y writes it.
+func shown(fd string) (string, error) {
+	what, err := os.Readlink(filepath.Join("/proc/self/fd", fd))
+	return fd + "<" + what + ">", err
 }
 
 // arrived waits until a piece and the end of the stream are there, which no

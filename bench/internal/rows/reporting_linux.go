@@ -137,7 +137,10 @@ func leakAndWait(ctx context.Context, leaks int, processor func(sdktrace.SpanExp
 		rec.mu.Lock()
 		n := rec.count[span]
 		rec.mu.Unlock()
-		if n >= leaks {
+		mu.Lock()
+		told := len(opened) // the exporter's observer and ours are told apart
+		mu.Unlock()
+		if n >= leaks && told >= leaks {
 			break
 		}
 		select {
