@@ -85,9 +85,9 @@ func (t *Tracker) sweepOn(now int64, most time.Duration) {
 }
 
 // nextBatch returns what is in the next slots of the sweep, but for what is new
-// or a suspect.
-// That it touches all of them at once is for the processor, which then waits for
-// several entries' memory in one go.
+// or a suspect, and whether epoll does not watch all of them.
+// That it touches all of them at once, in each line of memory that a glance
+// needs, is for the processor, which then waits for several entries' in one go.
 func (t *Tracker) nextBatch() (batch [sweepBatch]*entry, n int, slow bool) {
 	a := &t.judge.agenda
 	t.mu.Lock()

@@ -53,6 +53,9 @@ func (t *shortcutTable) find(h uint64, pcs []uintptr, skip int) *shortcut {
 
 // add makes a shortcut to id, if there is room.
 func (t *shortcutTable) add(h uint64, pcs []uintptr, skip int, id ID) {
+	if t.used.Load() >= maxShortcuts {
+		return // without the work below, which every capture of such a stack would pay for
+	}
 	own := append([]uintptr(nil), pcs...) // see table.intern
 	if !distinct(id) {
 		id = 0

@@ -291,6 +291,9 @@ func TestShortcutsAreBounded(t *testing.T) {
 	if got := tab.used.Load(); got != maxShortcuts {
 		t.Errorf("got %d, want %d", got, maxShortcuts)
 	}
+	if n := testing.AllocsPerRun(10, func() { tab.add(1<<40, []uintptr{1}, 0, id) }); n != 0 {
+		t.Errorf("got %v allocations for a stack that finds no room", n)
+	}
 	if s := tab.find(7, []uintptr{7}, 0); s == nil || s.id != id {
 		t.Errorf("got %v, want a shortcut to %d", s, id)
 	}

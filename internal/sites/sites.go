@@ -74,8 +74,8 @@ func Capture(skip int) ID {
 
 var checking bool
 
-// CheckShortcuts is for the init function of packages that only tests import:
-// every stack is then unwound, and Capture panics if that leads to another one.
+// CheckShortcuts is for a TestMain, before anything is captured: every stack is
+// then unwound, and Capture panics if that leads to another one.
 func CheckShortcuts() { checking = true }
 
 // capture is Capture by the tables of the compiler.

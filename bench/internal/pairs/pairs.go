@@ -7,11 +7,10 @@
 // that the caches of the processor are its own again, and no collection is
 // forced, which would empty every sync.Pool. Collections that come by themselves
 // hit few batches, because the heap is as large as that of a program, and medians
-// forget these, too. What a variant's garbage costs
-// is therefore measured apart, by Set.Collect: the processor time of a
-// collection after many operations. It does not say how much sooner the next
-// collection comes; that goes by the bytes of each operation, and costs what
-// the heap of the program costs to mark.
+// forget these, too. What a variant's garbage costs is therefore measured apart,
+// by Set.Collect: the processor time of a collection after many operations. It
+// does not say how much sooner the next collection comes; that goes by the bytes
+// of each operation, and costs what the heap of the program costs to mark.
 //
 // What a variant leaves to goroutines in the background, such as reporting, falls
 // on whoever's turn it is. Differences do not show it.
